@@ -1,0 +1,36 @@
+# make train   the demonstration: sparse agents against dense ones, with a picture at the end
+# make test    lint, types and tests, as continuous integration runs them
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A failed or interrupted installation leaves no stamp behind and is repeated.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard fastanf/kernels/native/*.cpp fastanf/kernels/native/*.h)
+
+.PHONY: train test lint clean
+
+train: $(VENV)/.installed
+	$(BIN)/python -m fastanf.demonstration
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	$(INSTALL) setuptools
+	$(INSTALL) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info fastanf/kernels/native/*.so

@@ -1,0 +1,25 @@
+"""Simulated tasks for reinforcement learning, plain or with many noise features.
+
+`make` builds a batched simulator behind the contract of `envs.interface`; `make_ene` builds an
+extremely noisy environment as a gymnasium `VectorEnv`. Nothing here imports fastanf.
+"""
+
+from envs.interface import EnvSpec, RowVecEnv, Step, VecEnv
+from envs.noise import NoiseSpec, NoisyVectorEnv, make_ene, num_features
+from envs.registry import known_env_ids, make, register_backend, spec, validate
+
+__all__ = [
+    "EnvSpec",
+    "NoiseSpec",
+    "NoisyVectorEnv",
+    "RowVecEnv",
+    "Step",
+    "VecEnv",
+    "known_env_ids",
+    "make",
+    "make_ene",
+    "num_features",
+    "register_backend",
+    "spec",
+    "validate",
+]

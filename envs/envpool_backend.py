@@ -1,0 +1,104 @@
+"""The envpool backend: MuJoCo tasks stepped by C++ threads. Axes: N rows, D features, A actions.
+
+Two habits of the engine are turned into the contract of `envs.interface`:
+
+* It resets a finished row in the *next* step, which ignores that step's action and returns reward
+  0. Here finished rows are reset at once, by their ids, so that such a step never happens.
+* It reports one of terminated and truncated, and says truncated where both hold. Here the engine
+  gets no time limit and the steps are counted outside it: what it calls done is a termination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import envpool
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.interface import EnvSpec, Step
+
+_NO_LIMIT = 2**30
+"""Engine time limit that no run reaches; the engine counts in 32-bit integers."""
+
+
+class EnvPoolVecEnv:
+    """N rows of one envpool task.
+
+    Args:
+        spec: the task; `max_episode_steps` is the time limit that is applied.
+        seeds: [N], one per row, in [0, 2**31).
+        num_threads: engine threads, at least 1.
+        **options: engine options of this task, for example `post_constraint=False`.
+
+    Raises:
+        ValueError: an option that this task does not have.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, seeds: Sequence[int], num_threads: int = 1, **options: Any
+    ) -> None:
+        _check_options(spec.env_id, options)
+        self.spec = spec
+        self.num_rows = len(seeds)
+        self._env: Any = envpool.make(
+            spec.env_id,
+            env_type="gymnasium",
+            num_envs=self.num_rows,
+            num_threads=num_threads,
+            # A list gives each row exactly its seed; a number would give row i the seed + i.
+            seed=[int(seed) for seed in seeds],
+            max_episode_steps=_NO_LIMIT,
+            **options,
+        )
+        self._rows = np.arange(self.num_rows, dtype=np.int32)
+        self._elapsed = np.zeros(self.num_rows, dtype=np.int32)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start the next episode of every row; returns obs [N, D]."""
+        self._elapsed[:] = 0
+        return self._reset_rows(self._rows)
+
+    def step(self, actions: NDArray[np.float32]) -> Step:
+        """Advance every row by one step, with actions [N, A] in the task's units."""
+        return self._step(actions, self._rows)
+
+    def step_rows(self, actions: NDArray[np.float32], rows: NDArray[np.int32]) -> Step:
+        """Advance only `rows` [M] (distinct) with actions [M, A]; every array has M rows."""
+        return self._step(actions, np.ascontiguousarray(rows, dtype=np.int32))
+
+    def close(self) -> None:
+        """Release the engine and its threads."""
+        self._env.close()
+
+    def _step(self, actions: NDArray[np.float32], rows: NDArray[np.int32]) -> Step:
+        expected = (len(rows), self.spec.num_actions)
+        if np.shape(actions) != expected:
+            raise ValueError(f"actions have shape {np.shape(actions)}; needed is {expected}")
+        engine_obs, reward, terminated, _, _ = self._env.step(np.asarray(actions), rows)
+        final_obs = engine_obs.astype(np.float32)
+        elapsed = self._elapsed[rows] + 1
+        truncated = (elapsed >= self.spec.max_episode_steps) & ~terminated
+        done = terminated | truncated
+        obs = final_obs
+        if done.any():
+            elapsed[done] = 0
+            obs = final_obs.copy()
+            obs[done] = self._reset_rows(rows[done])
+        self._elapsed[rows] = elapsed
+        return Step(obs, reward, terminated, truncated, final_obs)
+
+    def _reset_rows(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        engine_obs, _ = self._env.reset(rows)
+        return engine_obs.astype(np.float32)
+
+
+def _check_options(env_id: str, options: dict[str, Any]) -> None:
+    known = set(envpool.make_spec(env_id)._config_keys)
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"task option {name!r} is unknown to {env_id} in envpool; "
+                f"allowed are {', '.join(sorted(known))}"
+            )

@@ -1,0 +1,89 @@
+"""The contract between a batched simulator and everything that trains or evaluates on it.
+
+Axes: N environment rows, D real features, A action components, M a subset of the rows.
+
+The contract, which every backend keeps and `tests/envs` checks:
+
+* **Rows are independent.** The trajectory of row k is a function of row k's seed and of the actions
+  given to row k, and of nothing else: not of N, of the other rows or of the number of threads.
+* **Same-step reset.** Where an episode ends at a step, `Step.final_obs` holds the last observation
+  of that episode and `Step.obs` the first one of the next. Every row takes a real step at every
+  call, so no (obs, action, reward, final_obs) ever crosses a reset.
+* **A time limit is not a termination.** `truncated` says that the episode was cut by
+  `EnvSpec.max_episode_steps`; `terminated` says that the task ended. Never both: where a task ends
+  at its very last step `terminated` is true and `truncated` false.
+* **Actions pass through.** They are float32 in the units of the task, `action_low` to
+  `action_high`; a backend neither scales nor clips them.
+* **Arrays belong to the caller.** What `reset` and `step` return is never written again by the
+  backend. In a step without an episode end `final_obs` may be the same array as `obs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """The size and the limits of one task."""
+
+    env_id: str
+    """Name in the registry, for example HalfCheetah-v3."""
+    num_features: int
+    """D, the number of real features."""
+    num_actions: int
+    """A, the number of action components."""
+    action_low: tuple[float, ...]
+    """Smallest action, one value a component."""
+    action_high: tuple[float, ...]
+    """Largest action, one value a component."""
+    max_episode_steps: int
+    """Time limit of an episode in environment steps."""
+
+
+class Step(NamedTuple):
+    """What one step of N rows returns."""
+
+    obs: NDArray[np.float32]
+    """[N, D] where the rows are now: after the reset in rows whose episode ended."""
+    reward: NDArray[np.float32]
+    """[N] reward of this step."""
+    terminated: NDArray[np.bool_]
+    """[N] the task ended: nothing follows, the value of `final_obs` is zero."""
+    truncated: NDArray[np.bool_]
+    """[N] the time limit cut the episode: the value of `final_obs` still counts."""
+    final_obs: NDArray[np.float32]
+    """[N, D] where the step led: before the reset; equals `obs` in rows that go on."""
+
+
+@runtime_checkable
+class VecEnv(Protocol):
+    """N independent copies of one task that step together."""
+
+    spec: EnvSpec
+    num_rows: int
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start the next episode of every row's own stream; returns obs [N, D]."""
+        ...
+
+    def step(self, actions: NDArray[np.float32]) -> Step:
+        """Advance every row by one step, with actions [N, A] in the task's units."""
+        ...
+
+    def close(self) -> None:
+        """Release the simulator; the object must not be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class RowVecEnv(VecEnv, Protocol):
+    """A VecEnv that can also step some rows and leave the others as they are."""
+
+    def step_rows(self, actions: NDArray[np.float32], rows: NDArray[np.int32]) -> Step:
+        """Advance only `rows` [M] (distinct) with actions [M, A]; every array has M rows."""
+        ...

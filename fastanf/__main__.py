@@ -1,0 +1,73 @@
+"""`python -m fastanf`: the commands that train, and that go on with a run."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastanf.cli import complain, parse_command_line
+from fastanf.config import did_you_mean
+
+USAGE = """usage: python -m fastanf COMMAND ...
+
+  train OPTIONS     train a study; `train --help` lists the options (train.py does the same)
+  resume RUN_DIR    go on with a run that was interrupted"""
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Print the plan of the study that the arguments describe and, without --plan, train it.
+
+    Returns:
+        The exit code.
+    """
+    study = parse_command_line(argv)
+    print(study.plan.text(), flush=True)
+    if study.run.plan:
+        return 0
+    from fastanf.runner import train
+
+    return train(study)
+
+
+def resume_command(argv: Sequence[str]) -> int:
+    """Go on with the run in one folder.
+
+    Returns:
+        The exit code.
+    """
+    if len(argv) != 1 or argv[0].startswith("-"):
+        complain(f"resume takes one RUN_DIR, got {' '.join(argv) or 'none'}")
+    if not (Path(argv[0]) / "manifest.json").is_file():
+        complain(f"RUN_DIR must be the folder of a run (with manifest.json), got {argv[0]!r}")
+    from fastanf.runner import resume
+
+    return resume(argv[0])
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train_command,
+    "resume": resume_command,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the command and its arguments; None for the process's own.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        hint = did_you_mean(arguments[0], COMMANDS)
+        complain(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]!r}{hint}")
+    return command(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The actor-critic that SAC and TD3 share: networks, targets, optimizers and the order of one update.
+
+Axes: L lanes, C = 2 critics, B minibatch, A actions, F features. Losses are reduced over the batch and summed over lanes and critics,
+so that a lane's gradient is its own.
+
+One update: critics, then (every `policy_delay` updates) the actor, the targets in the same pass as the optimizer's, then the
+topology of the lanes that are due. Moving a target together with its network is exact: nothing reads the targets
+between the critics' step and the end of the update.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastanf.activations import Activation
+from fastanf.features import FeatureView, NoisyFeatures
+from fastanf.nets import NUM_CRITICS, ActionRange, StackedMLP, TwinCritic, build_mlp
+from fastanf.replay import Batch
+from fastanf.rng import LaneRng
+from fastanf.sparse.evolution import TopologyEvolution, TopologySettings
+from fastanf.sparse.mask_adam import StackedOptimizer
+from fastanf.sparse.trim import trim_to_
+
+ACTOR, CRITIC = 0, 1
+# Network calls of one update that may draw features; the next update's calls are numbered from there.
+CALLS_PER_UPDATE = 8
+
+
+@dataclass(frozen=True)
+class AlgorithmSettings:
+    """What an algorithm needs to know, one entry a lane where the axis L is named."""
+
+    num_features: int
+    """F, noise included."""
+    action_low: Sequence[float]
+    """[A] in the environment's units."""
+    action_high: Sequence[float]
+    """[A]."""
+    hidden: Sequence[int]
+    """Sizes of the hidden layers."""
+    activation: Activation
+    """Of the hidden layers."""
+    actor_active: Sequence[Sequence[int]]
+    """Active connections per layer and lane."""
+    critic_active: Sequence[Sequence[int]]
+    """The same for each of the two critics."""
+    topology: TopologySettings
+    """How connections change."""
+    learning_rate: Tensor
+    """[L]."""
+    weight_decay: Tensor
+    """[L] coupled L2."""
+    mask_moments: Tensor
+    """[L] bool, MaskAdam where true."""
+    discount: Tensor
+    """[L]."""
+    tau: Tensor
+    """[L] step of the targets."""
+    target_period: Sequence[int]
+    """Updates between two steps of the targets, per lane."""
+    policy_delay: int
+    """Updates of the critics per update of the actor."""
+    temperature: Tensor
+    """[L] of SAC's entropy; the starting value where it is tuned."""
+    automatic_temperature: Tensor
+    """[L] bool."""
+    target_noise: Tensor
+    """[L] deviation of TD3's target smoothing, in units of the action's scale."""
+    target_noise_clip: Tensor
+    """[L]."""
+    exploration_noise: Tensor
+    """[L] deviation of TD3's exploration."""
+    use_sgd: bool = False
+    """Plain gradient descent in place of Adam."""
+    trim_targets: bool = False
+    """Targets keep as many connections as the network, the largest, wherever they are (the published rule)."""
+
+
+class Losses(NamedTuple):
+    """Figures of the last update, for records; an actor's stay as they were while it waits."""
+
+    critic: Tensor  # [L] sum over critics of the mean squared error
+    actor: Tensor  # [L]
+    value: Tensor  # [L] mean of Q over batch and critics
+    entropy: Tensor  # [L] mean of -log pi, NaN for TD3
+    temperature: Tensor  # [L], NaN for TD3
+
+
+class ActorCritic(ABC):
+    """Stacked actor, twin critic and their targets.
+
+    Args:
+        settings: of all lanes.
+        features: what the networks see.
+        rng: random numbers of the lanes.
+    """
+
+    actor_outputs_per_action: int
+    initialisation: str
+    has_target_actor: bool
+
+    def __init__(self, settings: AlgorithmSettings, features: NoisyFeatures, rng: LaneRng):
+        self.settings, self.features, self.rng = settings, features, rng
+        device = rng.key.device
+        self.action_range = ActionRange.from_limits(
+            settings.action_low, settings.action_high, device
+        )
+        F, A = settings.num_features, len(settings.action_low)
+        self.num_actions = A
+        actor_sizes = (F, *settings.hidden, self.actor_outputs_per_action * A)
+        critic_sizes = (F + A, *settings.hidden, 1)
+        self.actor_mlp = build_mlp(
+            rng, ACTOR, actor_sizes, settings.actor_active, 1, settings.activation,
+            self.initialisation,
+        )  # fmt: skip
+        critic_mlp = build_mlp(
+            rng, CRITIC, critic_sizes, settings.critic_active, NUM_CRITICS, settings.activation,
+            self.initialisation,
+        )  # fmt: skip
+        self.critic = TwinCritic(critic_mlp)
+        self.target_critic = self.critic.target_copy()
+        self.target_actor_mlp = self.actor_mlp.target_copy() if self.has_target_actor else None
+        self.actor_optimizer = self._optimizer(self.actor_mlp, self.target_actor_mlp)
+        self.critic_optimizer = self._optimizer(critic_mlp, self.target_critic.mlp)
+        self.topologies = (
+            self._topology(ACTOR, self.actor_mlp, self.target_actor_mlp, self.actor_optimizer),
+            self._topology(CRITIC, critic_mlp, self.target_critic.mlp, self.critic_optimizer),
+        )
+        unknown = torch.full_like(settings.tau, float("nan"))
+        self.losses = Losses(unknown, unknown, unknown, unknown, unknown)
+
+    def _optimizer(self, network: StackedMLP, target: StackedMLP | None) -> StackedOptimizer:
+        s = self.settings
+        targets = () if target is None else target.parameters()
+        return StackedOptimizer(
+            network.parameters(), targets, s.learning_rate, s.weight_decay, s.mask_moments, s.use_sgd
+        )
+
+    def _topology(
+        self,
+        index: int,
+        network: StackedMLP,
+        target: StackedMLP | None,
+        optimizer: StackedOptimizer,
+    ) -> TopologyEvolution:
+        # Trimmed targets choose their own connections.
+        follows = target is not None and not self.settings.trim_targets
+        target_layers = target.layers if target is not None and follows else ()
+        return TopologyEvolution(
+            self.settings.topology, index, network.layers, target_layers, optimizer, self.rng
+        )
+
+    def update_(self, batch: Batch, update: int, envs_per_lane: int = 1) -> None:
+        """One update of every lane.
+
+        Args:
+            batch: [L, B, .].
+            update: its number; the first is 1.
+            envs_per_lane: E of the replay, to read an observation's time from its id.
+        """
+        call = CALLS_PER_UPDATE * update
+        A, features = self.num_actions, self.features
+        view = features.view(batch.obs, batch.obs_id, call, A, envs_per_lane)
+        next_view = features.view(
+            batch.next_obs, batch.next_obs_id, call + CALLS_PER_UPDATE // 2, A, envs_per_lane
+        )
+        tau = self._tau_now(update)
+        self._update_critic_(batch, view, next_view, update, tau)
+        updates_actor = update % self.settings.policy_delay == 0
+        if updates_actor:
+            self._update_actor_(view, update, tau if self.has_target_actor else None)
+        elif tau is not None and self.target_actor_mlp is not None:
+            self.actor_optimizer.follow_(tau)
+        if tau is not None and self.settings.trim_targets:
+            self._trim_targets_()
+        for topology in self.topologies:
+            topology.evolve_if_due_(update)
+
+    def _tau_now(self, update: int) -> Tensor | None:
+        """[L] step of the targets in this update, zero in lanes whose period has not passed; None if in no lane."""
+        is_due = [update % period == 0 for period in self.settings.target_period]
+        if all(is_due):
+            return self.settings.tau
+        if not any(is_due):
+            return None
+        return self.settings.tau * torch.tensor(is_due, device=self.settings.tau.device)
+
+    def _update_critic_(
+        self,
+        batch: Batch,
+        view: FeatureView,
+        next_view: FeatureView,
+        update: int,
+        tau: Tensor | None,
+    ) -> None:
+        with torch.no_grad():
+            target = self._target(batch, next_view, update)  # [L, B]
+        q = self.critic.value(view.draw(self.num_actions), batch.action.transpose(1, 2))
+        loss = (q - target.unsqueeze(1)).square().mean(-1)  # [L, C]
+        grads = torch.autograd.grad(loss.sum(), self.critic_optimizer.tensors())
+        self.critic_optimizer.step_(grads, tau)
+        self.losses = self.losses._replace(
+            critic=loss.detach().sum(1), value=q.detach().mean((1, 2))
+        )
+
+    @abstractmethod
+    def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
+        """[L, B] what the critics learn."""
+
+    @abstractmethod
+    def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
+        """One step of the actor, and of its target by tau."""
+
+    @abstractmethod
+    def explore(self, x: Tensor, step: int) -> Tensor:
+        """Actions [L, B, A] for training on features x [L, F, B] at environment step `step`."""
+
+    @abstractmethod
+    def act(self, x: Tensor) -> Tensor:
+        """Deterministic actions [L, B, A] on features x [L, F, B]."""
+
+    def _trim_targets_(self) -> None:
+        pairs = [(self.critic.mlp, self.target_critic.mlp)]
+        if self.target_actor_mlp is not None:
+            pairs.append((self.actor_mlp, self.target_actor_mlp))
+        for network, target in pairs:
+            for layer, target_layer in zip(network.layers, target.layers, strict=True):
+                if layer.mask is not None:
+                    trim_to_(target_layer.weight, layer.weight)
+
+    def networks(self) -> dict[str, StackedMLP]:
+        """Every network by its name in a checkpoint."""
+        networks = {
+            "actor": self.actor_mlp,
+            "critic": self.critic.mlp,
+            "target_critic": self.target_critic.mlp,
+        }
+        if self.target_actor_mlp is not None:
+            networks["target_actor"] = self.target_actor_mlp
+        return networks
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, masks, moments and counters by name."""
+        state = {}
+        for name, network in self.networks().items():
+            for parameter, tensor, mask in network.parameters():
+                state[f"{name}.{parameter}"] = tensor.detach()
+                if mask is not None and not name.startswith("target"):
+                    state[f"{name}.{parameter}.mask"] = mask
+        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
+            state |= {f"{name}.optimizer.{k}": v for k, v in optimizer.state_dict().items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, tensor by tensor into this algorithm's memory.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape.
+        """
+        own = self.state_dict()
+        for name, tensor in own.items():
+            if name not in state or state[name].shape != tensor.shape:
+                found = tuple(state[name].shape) if name in state else "none"
+                raise ValueError(
+                    f"checkpoint tensor {name} has shape {found}; this run expects "
+                    f"{tuple(tensor.shape)}"
+                )
+            tensor.copy_(state[name])
+        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
+            optimizer.num_steps = int(state[f"{name}.optimizer.num_steps"])

@@ -1,0 +1,128 @@
+"""Soft Actor-Critic on stacked lanes. Source: Haarnoja et al. 2018, arXiv 1812.05905, Sec. 5 and 6.
+
+Axes: L lanes, C = 2 critics, B minibatch, A actions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
+from fastanf.features import FeatureView, NoisyFeatures
+from fastanf.kernels.mask_adam import mask_adam_
+from fastanf.nets import GaussianActor
+from fastanf.replay import Batch
+from fastanf.rng import LaneRng, Stream
+
+
+def soft_target(
+    q_next: Tensor,
+    log_density_next: Tensor,
+    reward: Tensor,
+    not_terminated: Tensor,
+    discount: Tensor,
+    temperature: Tensor,
+) -> Tensor:
+    """Soft Bellman target y = r + discount * not_terminated * (min_c Q_c(s', a') - temperature * log pi(a'|s')).
+
+    Source: Haarnoja et al. 2018, arXiv 1812.05905, eq. 2 and 3 with the minimum of twin critics.
+
+    Args:
+        q_next: [L, C, B] target critics at an action of the policy in the next state.
+        log_density_next: [L, B] of that action.
+        reward: [L, B], per environment step.
+        not_terminated: [L, B] in {0, 1}; 1 also where the time limit ended the episode.
+        discount: [L] in [0, 1).
+        temperature: [L].
+
+    Returns:
+        [L, B].
+    """
+    soft_value = q_next.amin(1) - temperature.unsqueeze(1) * log_density_next
+    return reward + discount.unsqueeze(1) * not_terminated * soft_value
+
+
+class SAC(ActorCritic):
+    """SAC with a fixed or a tuned temperature per lane."""
+
+    actor_outputs_per_action = 2
+    initialisation = "xavier"
+    has_target_actor = False
+
+    def __init__(self, settings: AlgorithmSettings, features: NoisyFeatures, rng: LaneRng):
+        super().__init__(settings, features, rng)
+        self.actor = GaussianActor(self.actor_mlp, self.action_range)
+        is_tuned = settings.automatic_temperature
+        start = torch.where(is_tuned, torch.ones_like(settings.temperature), settings.temperature)
+        self.log_temperature = start.log().unsqueeze(1)  # [L, 1]
+        self._temperature_moments = torch.zeros(2, *self.log_temperature.shape, device=start.device)
+        self._tunes_any = bool(is_tuned.any())
+
+    @property
+    def temperature(self) -> Tensor:
+        """[L] weight of the entropy."""
+        if not self._tunes_any:
+            return self.settings.temperature
+        is_tuned = self.settings.automatic_temperature
+        tuned = self.log_temperature.squeeze(1).exp()
+        return torch.where(is_tuned, tuned, self.settings.temperature)
+
+    def _normal(self, num_rows: int, draw: int) -> Tensor:
+        return self.rng.normal(Stream.ACTION_NOISE, draw, (self.num_actions, num_rows))
+
+    def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
+        B = batch.reward.shape[1]
+        next_action, log_density = self.actor.sample(
+            next_view.draw(), self._normal(B, 2 * update)
+        )
+        q_next = self.target_critic.value(next_view.draw(self.num_actions), next_action)
+        return soft_target(
+            q_next, log_density, batch.reward, batch.not_terminated, self.settings.discount,
+            self.temperature,
+        )  # fmt: skip
+
+    def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
+        """Minimise E[temperature * log pi(a|s) - min_c Q_c(s, a)]. Source: arXiv 1812.05905, eq. 7 and 9."""
+        x = view.draw()
+        action, log_density = self.actor.sample(x, self._normal(x.shape[2], 2 * update + 1))
+        q = self.critic.frozen_value(view.draw(), action).amin(1)  # [L, B]
+        temperature = self.temperature
+        loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)  # [L]
+        grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
+        self.actor_optimizer.step_(grads, tau)
+        entropy = -log_density.detach().mean(-1)
+        if self._tunes_any:
+            self._update_temperature_(entropy, self.actor_optimizer.num_steps)
+        self.losses = self.losses._replace(
+            actor=loss.detach(), entropy=entropy, temperature=temperature
+        )
+
+    @torch.no_grad()
+    def _update_temperature_(self, entropy: Tensor, num_steps: int) -> None:
+        """Minimise log temperature * (entropy - target), target = -A. Source: arXiv 1812.05905, eq. 18 in its log form."""
+        s = self.settings
+        grad = (entropy + self.num_actions).unsqueeze(1)
+        rate = torch.where(s.automatic_temperature, s.learning_rate, 0.0)
+        mask_adam_(
+            self.log_temperature, grad, *self._temperature_moments, num_steps, rate,
+            torch.zeros_like(rate),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def explore(self, x: Tensor, step: int) -> Tensor:
+        """Actions [L, B, A] drawn from the policy."""
+        normal = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.shape[2]))
+        return self.actor.sample(x, normal)[0].transpose(1, 2)
+
+    @torch.no_grad()
+    def act(self, x: Tensor) -> Tensor:
+        """The mean action [L, B, A]."""
+        return self.actor.deterministic(x).transpose(1, 2)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Adds the temperature and its moments."""
+        return super().state_dict() | {
+            "log_temperature": self.log_temperature,
+            "log_temperature.moments": self._temperature_moments,
+        }

@@ -1,0 +1,192 @@
+"""Builds one block: the environments, networks, replay and learner of the lanes that train stacked.
+
+Axes: L lanes, E environments per lane, M evaluation episodes per lane, D real features, F features with noise, A actions. This is the
+only place where a configuration becomes tensors; below it everything takes what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from envs.interface import EnvSpec
+from envs.noise import num_features
+from fastanf.activations import make_activation
+from fastanf.algorithms import ALGORITHMS, AlgorithmSettings
+from fastanf.collect import Collector
+from fastanf.config import TrainConfig
+from fastanf.evaluate import evaluate
+from fastanf.features import NoisyFeatures
+from fastanf.lanes import LaneTable
+from fastanf.learner import Learner
+from fastanf.plan import lane_networks
+from fastanf.replay import LaneReplay
+from fastanf.rng import LaneRng, row_seeds
+from fastanf.sparse.evolution import TopologySettings
+
+# What a simulator's row seeds are for, so that training and evaluation never share a world.
+_TRAIN_ENVS, _EVAL_ENVS = 0, 1
+
+
+def algorithm_settings(
+    lanes: Sequence[TrainConfig], spec: EnvSpec, device: torch.device
+) -> AlgorithmSettings:
+    """The settings of stacked lanes as tensors [L] and lists, from configurations that share a block key."""
+    table, first = LaneTable([lane.flat() for lane in lanes]), lanes[0]
+
+    def numbers(name: str) -> Tensor:
+        return table.tensor(name, torch.float32, device)
+
+    def column(name: str) -> list:
+        return table.column(name)
+
+    networks = [lane_networks(lane, spec) for lane in lanes]  # per lane: actor, critic
+    actor_active, critic_active = (
+        [list(layer) for layer in zip(*(lane[i].active_counts for lane in networks), strict=True)]
+        for i in (0, 1)
+    )
+    optimizers = column("optimizer")
+    return AlgorithmSettings(
+        num_features=num_features(spec.num_features, first.noise.noise_fraction),
+        action_low=spec.action_low,
+        action_high=spec.action_high,
+        hidden=first.network.hidden,
+        activation=make_activation(
+            first.network.activation,
+            first.network.activation_args,
+            first.network.activation_per_neuron,
+        ),
+        actor_active=actor_active,
+        critic_active=critic_active,
+        topology=TopologySettings(
+            topology=column("topology"),
+            drop_fraction=column("drop_fraction"),
+            period=column("topology_period"),
+            new_weights=column("new_weights"),
+        ),
+        learning_rate=numbers("learning_rate"),
+        weight_decay=numbers("weight_decay"),
+        mask_moments=torch.tensor([name == "MaskAdam" for name in optimizers], device=device),
+        discount=numbers("discount"),
+        tau=numbers("tau"),
+        target_period=column("target_period"),
+        policy_delay=first.algorithm.policy_delay,
+        temperature=numbers("temperature"),
+        automatic_temperature=table.tensor("automatic_temperature", torch.bool, device),
+        target_noise=numbers("target_noise"),
+        target_noise_clip=numbers("target_noise_clip"),
+        exploration_noise=numbers("exploration_noise"),
+        use_sgd=optimizers[0] == "SGD",
+        trim_targets=first.sparsity.target_sparsity == "trim",
+    )
+
+
+class TrainingBlock:
+    """Everything that trains together.
+
+    Args:
+        lanes: configurations with one block key.
+        device: of networks and replay.
+        num_threads: simulator threads, 0 for all.
+        num_starts: how often the run was resumed, so that a resumed run's environments are new ones.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[TrainConfig],
+        device: torch.device,
+        num_threads: int = 0,
+        num_starts: int = 0,
+    ):
+        first = self.config = lanes[0]
+        task, noise, schedule = first.task, first.noise, first.schedule
+        self.lanes = list(lanes)
+        seeds = [lane.algorithm.seed for lane in lanes]
+        L, E, M = len(lanes), task.envs_per_lane, schedule.eval_episodes
+        self.rng = LaneRng(seeds, device)
+        purpose = 2 * num_starts
+        self.env = envs.make(
+            task.env, task.backend, row_seeds(seeds, E, purpose + _TRAIN_ENVS), num_threads
+        )
+        self.eval_env = envs.make(
+            task.env, task.backend, row_seeds(seeds, M, purpose + _EVAL_ENVS), num_threads
+        )
+        spec = self.env.spec
+        settings = algorithm_settings(lanes, spec, device)
+        self.features = NoisyFeatures(
+            self.rng,
+            spec.num_features,
+            settings.num_features,
+            torch.tensor([lane.noise.noise_std for lane in lanes], device=device),
+            noise.noise_redraw,
+            _quantiles(first, device),
+            noise.permute_replay,
+        )
+        self.algorithm = ALGORITHMS[first.algorithm.algorithm](settings, self.features, self.rng)
+        self.replay = LaneReplay(
+            L, first.effective_replay_capacity, spec.num_features, spec.num_actions, E, device
+        )
+        self.collector = Collector(
+            self.env, self.algorithm, self.replay, self.rng, noise.permute_period
+        )
+        self.learner = Learner(
+            self.algorithm, self.replay, self.rng, first.algorithm.batch_size
+        )
+        self.num_evaluations = 0
+
+    @property
+    def num_random_steps(self) -> int:
+        """Lock steps with random actions at the start; each is E environment steps of a lane."""
+        return -(-self.config.schedule.start_timesteps // self.replay.envs_per_lane)
+
+    def evaluate(self) -> np.ndarray:
+        """[L, M] returns of deterministic episodes."""
+        returns = evaluate(self.eval_env, self.algorithm, len(self.lanes), self.num_evaluations)
+        self.num_evaluations += 1
+        return returns
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Tensors and counters that continue this block; the simulators begin new episodes."""
+        parts = {"learner": self.learner, "replay": self.replay, "features": self.features}
+        tensors = {
+            f"{part}/{name}": tensor
+            for part, owner in parts.items()
+            for name, tensor in owner.state_dict().items()
+        }
+        tensors["num_periods"] = self.collector.num_periods
+        return tensors, {"num_evaluations": self.num_evaluations}
+
+    def load_state_dict_(self, tensors: dict[str, Tensor], state: dict[str, int]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape.
+        """
+        newest = self.replay.obs[:, self.replay.time % self.replay.num_slots].clone()
+        for part, owner in (
+            ("learner", self.learner),
+            ("replay", self.replay),
+            ("features", self.features),
+        ):
+            prefix = f"{part}/"
+            owner.load_state_dict_(
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
+        self.collector.num_periods = tensors["num_periods"]
+        self.num_evaluations = state["num_evaluations"]
+        self.replay.start_(newest)
+
+    def close(self) -> None:
+        """Release the simulators."""
+        self.env.close()
+        self.eval_env.close()
+
+
+def _quantiles(config: TrainConfig, device: torch.device) -> Tensor | None:
+    if config.noise.noise_distribution != "empirical":
+        return None
+    return torch.from_numpy(envs.load_quantiles(config.task.env)).to(device)

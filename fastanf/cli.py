@@ -1,0 +1,390 @@
+"""The command line: flags made from the settings, and the study that a command describes.
+
+Every mixture of dashes, underscores and cases of a name is the same flag, and the names of the
+published code are aliases. A command is checked completely before anything is built; what is wrong
+is said in one line on stderr with exit code 2.
+"""
+
+# argparse and not a library that makes flags from dataclasses: errors must be one line with exit
+# code 2, names must be free in dashes and underscores, and some flags take several values.
+
+import argparse
+import dataclasses
+import importlib.util
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from envs import registry
+from fastanf.config import (
+    ALIASES,
+    OPTIONS,
+    RUN_OPTIONS,
+    Option,
+    RunConfig,
+    TrainConfig,
+    did_you_mean,
+    group_help,
+    normalize,
+    train_option,
+)
+from fastanf.presets import PRESET_ALIASES, PRESETS, expand
+
+if TYPE_CHECKING:
+    from fastanf.plan import Block, Plan
+
+_SEVERAL = ("policy", "env", "vary")
+"""Options that take one or more words."""
+
+_ELSEWHERE: Mapping[str, str] = {
+    "algorithm": "it follows from --policy",
+    "variant": "it follows from --vary",
+    "env_init_friction": "it belongs to a task that is not offered; leave it out",
+    "empty_buffer_on_env_change": "the replay is kept; see --permute_replay",
+    "refill_timesteps": "the replay is kept; see --permute_replay",
+    "refill_mode": "the replay is kept; see --permute_replay",
+    "load_model": "use `python -m fastanf resume RUN_DIR`",
+    "save_model_period": "use --checkpoint_minutes",
+    "outname": "use --run_dir",
+    "load_noise_distribution": "use --noise_distribution empirical",
+    "ann_earlystoptopologychange": "connections change to the end; use --topology static for none",
+    "not_save_model": "records and checkpoints are always written; use --run_dir to say where",
+    "not_save_results": "records and checkpoints are always written; use --run_dir to say where",
+    "not_print_comments": "use --plain, and send the output elsewhere",
+}
+"""Flags (of the published code, mostly) without a counterpart: what to use instead."""
+
+_ALREADY_SO = ("save_model", "save_results", "print_comments")
+"""Published switches that ask for what is done anyway."""
+
+_TRANSLATED: Mapping[str, str] = {
+    "adjust_env_period": "--permute_period N; -1 is never",
+    "num_hid_layers": "--hidden, as many widths",
+    "num_hid_neurons": "--hidden, as wide",
+    "policy_freq": "TD3 policies: --policy_delay N --target_period N",
+    "sac_type": "only Gaussian",
+}
+"""Published flags that stand for other settings."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a command describes, checked."""
+
+    run: RunConfig
+    """Settings of the command; `run_dir` is filled in."""
+    lanes: tuple[TrainConfig, ...]
+    blocks: tuple["Block", ...]
+    plan: "Plan"
+    command_line: tuple[str, ...] = ()
+    """The arguments as typed."""
+
+
+def parse_command_line(argv: Sequence[str] | None = None) -> Study:
+    """The study that the arguments describe.
+
+    Args:
+        argv: arguments without the program's name; None for the process's own.
+
+    Raises:
+        SystemExit: code 2 after one line on stderr for anything that is wrong; code 0 after --help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _study(arguments)
+    except ValueError as error:
+        complain(str(error))
+
+
+def complain(message: str) -> NoReturn:
+    """End the process with one line on stderr and exit code 2."""
+    print(f"fastanf: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def build_study(
+    run: RunConfig,
+    lanes: Sequence[TrainConfig],
+    notes: Sequence[str] = (),
+    command_line: Sequence[str] = (),
+) -> Study:
+    """Lanes in blocks with their plan, after the checks that need more than one setting's value.
+
+    Raises:
+        ValueError: an unknown task or device, an activation's arguments, an impossible sparsity.
+    """
+    for env, backend in dict.fromkeys((lane.task.env, lane.task.backend) for lane in lanes):
+        registry.validate(env, backend)
+    # torch is imported from here on: what is wrong above is said at once.
+    from fastanf.activations import make_activation
+    from fastanf.plan import make_blocks, make_plan
+
+    for network in dict.fromkeys(lane.network for lane in lanes):
+        make_activation(network.activation, network.activation_args, network.activation_per_neuron)
+    plan = make_plan(make_blocks(lanes), run.device, notes)
+    return Study(run, tuple(lanes), plan.blocks, plan, tuple(command_line))
+
+
+def _study(arguments: list[str]) -> Study:
+    tokens, spelled = _normalized(arguments)
+    values = {k: v for k, v in vars(_parser().parse_args(tokens)).items() if v is not None}
+    labels = {name: spelled.get(name, f"--{name}") for name in (*OPTIONS, *RUN_OPTIONS)}
+    overrides = _train_values(values, labels)
+    run = _run_config(values, labels)
+    policies = _words(values.get("policy", [OPTIONS["policy"].default]))
+    envs = _words(values.get("env", []))
+    overrides |= _published_values(values, overrides, policies)
+    vary = _vary_values(run.vary)
+    expansion = expand(policies, vary, run.num_seeds, overrides, run.first_seed, envs)
+    if run.wandb_mode != "disabled" and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"--wandb_mode {run.wandb_mode} needs the package wandb: pip install 'fastanf[wandb]'"
+        )
+    run = dataclasses.replace(run, run_dir=_run_dir(run, expansion.lanes))
+    study = build_study(run, expansion.lanes, expansion.notes, arguments)
+    try:
+        study.plan.check_memory()
+    except ValueError:
+        if run.plan:
+            print(study.plan.text(), flush=True)
+        raise
+    return study
+
+
+def _normalized(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Tokens with each flag under its own name, and how each was spelled."""
+    tokens, spelled = [], {}
+    for token in arguments:
+        if token.startswith("--") and len(token) > 2:
+            typed, is_joined, value = token.partition("=")
+            name, fixed = _flag(typed)
+            if fixed is not None and is_joined:
+                raise ValueError(f"{typed} takes no value, got {value!r}")
+            spelled[name] = typed
+            value = value if fixed is None else fixed
+            tokens.append(f"--{name}={value}" if is_joined or fixed is not None else f"--{name}")
+        elif re.fullmatch(r"-[A-Za-z].*", token) and token != "-h" and not _is_number(token):
+            raise ValueError(
+                f"{token} is not an option{did_you_mean(normalize(token), _all_flags())}"
+            )
+        else:
+            # argparse takes -1e-3 for an option
+            tokens.append(
+                f"{float(token):f}" if re.fullmatch(r"-[\d.]+e.+", token, re.I) else token
+            )
+    return tokens, spelled
+
+
+def _flag(typed: str) -> tuple[str, str | None]:
+    """The flag's own name, and its value where the spelling holds it (--no_tensorboard)."""
+    name = normalize(typed)
+    if name in _ELSEWHERE:
+        raise ValueError(f"{typed} is not an option here: {_ELSEWHERE[name]}")
+    if name == "help" or name in _TRANSLATED or name in _ALREADY_SO:
+        return name, None
+    if name in ALIASES:
+        return ALIASES[name], None
+    positive = ALIASES.get(name.removeprefix("no_"))
+    if name.startswith("no_") and positive is not None and _option(positive).item is bool:
+        return positive, "false"
+    raise ValueError(f"{typed} is not an option{did_you_mean(name, _all_flags())}; see --help")
+
+
+def _option(name: str) -> Option:
+    return OPTIONS[name] if name in OPTIONS else RUN_OPTIONS[name]
+
+
+def _all_flags() -> list[str]:
+    flags = [*ALIASES, *_TRANSLATED, *_ALREADY_SO]
+    return [f"--{name}" for name in flags if name not in _ELSEWHERE]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _words(values: Sequence[str]) -> list[str]:
+    return [word for value in values for word in value.split(",") if word]
+
+
+def _train_values(values: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name: entry.parse(_text(values[name]), labels[name])
+        for name, entry in OPTIONS.items()
+        if name in values and name not in _SEVERAL
+    }
+
+
+def _text(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else "x".join(value).replace(",", "x")
+
+
+def _run_config(values: Mapping[str, Any], labels: Mapping[str, str]) -> RunConfig:
+    given: dict[str, Any] = {
+        name: entry.parse(values[name], labels[name])
+        for name, entry in RUN_OPTIONS.items()
+        if name in values and name not in _SEVERAL
+    }
+    return RunConfig(**given, vary=tuple(values.get("vary", ())))
+
+
+def _vary_values(items: Sequence[str]) -> dict[str, list[Any]]:
+    vary: dict[str, list[Any]] = {}
+    for item in items:
+        name, is_given, values = item.partition("=")
+        if not is_given or not name:
+            raise ValueError(f"--vary must be field=v1,v2, got {item!r}")
+        if name in vary:
+            raise ValueError(f"--vary: {name} is given twice")
+        entry = train_option(name)
+        texts = [text for text in values.split(",") if text]
+        vary[name] = [entry.parse(text, f"--vary {name}") for text in texts]
+    return vary
+
+
+def _published_values(
+    values: Mapping[str, Any], overrides: Mapping[str, Any], policies: Sequence[str]
+) -> dict[str, Any]:
+    """Settings that translated flags of the published code stand for."""
+    result: dict[str, Any] = {}
+    if values.get("sac_type", "gaussian").lower() != "gaussian":
+        raise ValueError(f"--sac_type must be Gaussian, got {values['sac_type']!r}")
+    if "adjust_env_period" in values:
+        text = values["adjust_env_period"]
+        never = _is_number(text) and float(text) == -1
+        period = OPTIONS["permute_period"].parse("0" if never else text, "--adjust_env_period")
+        result["permute_period"] = period
+    if "num_hid_layers" in values or "num_hid_neurons" in values:
+        size = OPTIONS["batch_size"]  # any positive integer
+        count = size.parse(values.get("num_hid_layers", "2"), "--num_hid_layers")
+        width = size.parse(values.get("num_hid_neurons", "256"), "--num_hid_neurons")
+        result["hidden"] = (width,) * count
+    if "policy_freq" in values:
+        if not all(policy.upper().endswith("TD3") for policy in policies):
+            raise ValueError("--policy_freq must go with TD3 policies only; use --policy_delay")
+        period = OPTIONS["policy_delay"].parse(values["policy_freq"], "--policy_freq")
+        result |= {"policy_delay": period, "target_period": period}
+    for name in result:
+        if name in overrides:
+            raise ValueError(f"--{name} must not go with a published flag that stands for it")
+    return result
+
+
+def _run_dir(run: RunConfig, lanes: Sequence[TrainConfig]) -> str:
+    """The run folder, after seeing that it is new and can be made; nothing is left there."""
+    if run.run_dir is None:
+        base = Path("runs") / _run_name(lanes)
+        names = (base.with_name(f"{base.name}-{n}" if n else base.name) for n in range(10**6))
+        path = next(name for name in names if not name.exists())
+        if run.plan:
+            return str(path)
+    else:
+        path = Path(run.run_dir).expanduser()
+        if not run.run_dir.strip() or path.exists() or path.is_symlink():
+            raise ValueError(
+                f"--run_dir must be a new folder, got {run.run_dir!r}, which exists; to go on with "
+                f"it: python -m fastanf resume {run.run_dir}"
+            )
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        # os.access says yes to root even where nothing can be written.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fastanf-"):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--run_dir must be in a writable folder, got {str(path)!r} ({error.strerror})"
+        ) from None
+    return str(path)
+
+
+def _run_name(lanes: Sequence[TrainConfig]) -> str:
+    def joined(names: list[str]) -> str:
+        names = list(dict.fromkeys(names))
+        return "+".join(names[:4]) + (f"+{len(names) - 4}" if len(names) > 4 else "")
+
+    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    policies = joined([lane.algorithm.policy for lane in lanes])
+    return f"{time}-{policies}-{joined([lane.task.env for lane in lanes])}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train.py",
+        usage="%(prog)s [--policy P [P ...]] [--env E [E ...]] [--num-seeds N] [options]",
+        description=(
+            "Train agents on extremely noisy environments: every combination of policies, tasks, "
+            "varied settings and seeds is a lane, and lanes of one shape train together."
+        ),
+        epilog=_epilog(),
+        allow_abbrev=False,
+        formatter_class=_formatter,
+    )
+    for group, about in group_help():
+        section = parser.add_argument_group(group, about)
+        for entry in (*OPTIONS.values(), *RUN_OPTIONS.values()):
+            if entry.group == group and entry.is_flag:
+                section.add_argument(f"--{entry.name}", **_argument(entry))
+    for name in _TRANSLATED:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    for name in _ALREADY_SO:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, action="store_const", const="true")
+    return parser
+
+
+_formatter: Callable[..., argparse.HelpFormatter] = lambda prog: argparse.HelpFormatter(  # noqa: E731
+    prog, max_help_position=30, width=100
+)
+
+
+def _argument(entry: Option) -> dict[str, Any]:
+    facts = [f"default {entry.spell(entry.default) or 'none'}"]
+    if entry.kind != "run":
+        facts.append(entry.kind)
+    if entry.aliases:
+        facts.append("also " + ", ".join(f"--{alias}" for alias in entry.aliases))
+    words: dict[str, Any] = {"dest": entry.name}
+    if entry.item is bool:
+        words |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+    elif entry.name in _SEVERAL or entry.is_tuple:
+        action = "extend" if entry.name == "vary" else "store"
+        words |= {"nargs": "+", "action": action, "metavar": _METAVARS.get(entry.name, "N")}
+    elif entry.choices and len(entry.choices) <= 3:
+        words |= {"metavar": "|".join(entry.choices)}
+    else:
+        words |= {"metavar": {int: "N", float: "X", str: "NAME"}[entry.item]}
+    limits = entry.expected() if entry.allowed or len(entry.choices) > 3 else ""
+    help_text = " ".join(
+        [entry.help, f"{limits[0].upper()}{limits[1:]}." if limits else ""]
+    ).strip()
+    words["help"] = f"{help_text} [{'; '.join(facts)}]".replace("%", "%%")
+    return words
+
+
+_METAVARS = {"policy": "P", "env": "E", "vary": "FIELD=V1,V2"}
+
+
+def _epilog() -> str:
+    policies = ", ".join([*PRESETS, *(f"{a} (= {name})" for a, name in PRESET_ALIASES.items())])
+    published = "; ".join(f"--{name} ({meaning})" for name, meaning in _TRANSLATED.items())
+    text = (
+        f"Policies: {policies}. An option applies to every policy, over its own setting; the "
+        "dense ones (SAC, TD3) take none of the sparsity's. Dashes, underscores and case of a name "
+        "make no difference; a switch is turned off by --no-NAME. A lane option may differ between "
+        "lanes that train together (--vary), a static one makes another block. Published flags: "
+        f"{published}."
+    )
+    return text.replace("%", "%%")

@@ -1,0 +1,168 @@
+"""What a network sees of an extremely noisy environment: D real features among F, the others noise.
+
+Axes: L lanes, B rows (a minibatch, or E environments), D real features, F features with noise, P permutations so far.
+Inputs of networks are feature-major, [L, F, B]. Source: Grooten et al. 2023, arXiv 2302.06548, Sec. 3 and 5.3.
+
+Noise is never stored: feature i of row r is a pure function of (lane seed, stream, r, i), see kernels/noise.py.
+ * `per_call`: every call of a network draws fresh rows (the published code's behaviour);
+ * `per_step`: the row is the observation's id in the replay, so a replayed observation shows the noise that was
+   observed, and all networks see the same.
+
+In the transfer setting all F features change places together from time to time. Networks stay where they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastanf.kernels.noise import noise_
+from fastanf.rng import LaneRng, Stream
+
+
+class NoisyFeatures:
+    """The features of all lanes of a block.
+
+    Args:
+        rng: random numbers of the lanes, whose keys draw the noise.
+        num_real: D.
+        num_features: F >= D.
+        std: [L] standard deviation of Gaussian noise, scale of empirical noise.
+        redraw: "per_call" or "per_step".
+        quantiles: [D, K] marginal quantiles of the real features (empirical noise), or None (Gaussian).
+        permute_replay: True shows old observations in the newest order, False in the order they were observed in.
+    """
+
+    def __init__(
+        self,
+        rng: LaneRng,
+        num_real: int,
+        num_features: int,
+        std: Tensor,
+        redraw: str = "per_call",
+        quantiles: Tensor | None = None,
+        permute_replay: bool = True,
+    ):
+        self.rng = rng
+        self.num_real = num_real
+        self.num_features = num_features
+        self.std = std
+        self.redraws_per_call = redraw == "per_call"
+        self.quantiles = quantiles
+        self.permute_replay = permute_replay
+        L, device = rng.key.shape[0], rng.key.device
+        # Place f shows canonical feature source[l, p, f] from time since[l, p] on; None while no lane has permuted.
+        self.source: Tensor | None = None
+        self.since = torch.zeros(L, 1, dtype=torch.int64, device=device)
+
+    def draw(
+        self, obs: Tensor, row: Tensor, stream: Stream, extra_rows: int = 0, time: Tensor | None = None
+    ) -> Tensor:
+        """Observations among their noise.
+
+        Args:
+            obs: [L, B, D] real features.
+            row: [L, B] int64 row ids of the noise.
+            stream: the random stream that the row ids belong to.
+            extra_rows: rows left uninitialised behind the features (a critic's actions).
+            time: [L, B] int64 when each observation was made, for the order it was observed in; None for the newest.
+
+        Returns:
+            [L, F + extra_rows, B] float32.
+        """
+        L, B, D = obs.shape
+        F = self.num_features
+        x = torch.empty(L, F + extra_rows, B, device=obs.device)
+        x[:, :D] = obs.transpose(1, 2)
+        if F > D:
+            noise_(x[:, D:F], self.rng.key, row, stream, self.std, self.quantiles)
+        if self.source is not None:
+            x[:, :F] = torch.gather(x[:, :F], 1, self._source_of(time, B))
+        return x
+
+    def view(
+        self, obs: Tensor, obs_id: Tensor, call: int, extra_rows: int, envs_per_lane: int = 1
+    ) -> FeatureView:
+        """The inputs that the networks draw of one minibatch during one update.
+
+        Args:
+            obs: [L, B, D] real features.
+            obs_id: [L, B] int64 ids of the observations (replay.py).
+            call: number of the first network call, unique over the run.
+            extra_rows: the most rows that a draw will want behind the features.
+            envs_per_lane: E, to read an observation's time from its id.
+        """
+        time = None if self.permute_replay else obs_id // (2 * envs_per_lane)
+        return FeatureView(self, obs, obs_id, call, extra_rows, time)
+
+    def real_columns(self) -> Tensor:
+        """[L, F] bool: which features are real in the newest order."""
+        if self.source is None:
+            is_real = torch.arange(self.num_features, device=self.std.device) < self.num_real
+            return is_real.expand(self.std.shape[0], -1)
+        return self.source[:, -1] < self.num_real
+
+    def permute_(self, lanes: Tensor, time: int) -> None:
+        """Let the features of some lanes change places from `time` on.
+
+        Args:
+            lanes: [L] bool, which lanes do.
+            time: environment step per environment of the first observation in the new order.
+        """
+        L, P = self.since.shape
+        identity = torch.arange(self.num_features, device=self.since.device).expand(L, 1, -1)
+        source = identity if self.source is None else self.source
+        order = self.rng.permutation(Stream.PERMUTATION, time, self.num_features)  # [L, F]
+        newest = torch.where(lanes.unsqueeze(1), order, source[:, -1])
+        self.source = torch.cat([source, newest.unsqueeze(1)], 1)
+        self.since = torch.cat([self.since, torch.full_like(self.since[:, :1], time)], 1)
+
+    def _source_of(self, time: Tensor | None, num_rows: int) -> Tensor:
+        assert self.source is not None
+        if time is None:
+            return self.source[:, -1].unsqueeze(-1).expand(-1, -1, num_rows)
+        epoch = torch.searchsorted(self.since, time.contiguous(), right=True) - 1  # [L, B]
+        lane = torch.arange(time.shape[0], device=time.device).unsqueeze(1)
+        return self.source[lane, epoch].transpose(1, 2)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The permutations so far."""
+        return {} if self.source is None else {"source": self.source, "since": self.since}
+
+    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.source = state.get("source")
+        if self.source is not None:
+            self.since = state["since"]
+
+
+class FeatureView:
+    """Network inputs of one minibatch: a fresh draw at every call, or the same noise each time (`per_step`)."""
+
+    def __init__(
+        self,
+        features: NoisyFeatures,
+        obs: Tensor,
+        obs_id: Tensor,
+        call: int,
+        extra_rows: int,
+        time: Tensor | None,
+    ):
+        self._features, self._obs, self._obs_id, self._time = features, obs, obs_id, time
+        self._call, self._extra_rows = call, extra_rows
+        self._drawn: Tensor | None = None
+
+    def draw(self, extra_rows: int = 0) -> Tensor:
+        """[L, F + extra_rows, B] features for one network call; the extra rows are the caller's to fill."""
+        features = self._features
+        if features.redraws_per_call:
+            L, B, _ = self._obs.shape
+            row = torch.arange(B, device=self._obs.device) + self._call * B
+            self._call += 1
+            stream = Stream.LEARN_FEATURES
+            return features.draw(self._obs, row.expand(L, B), stream, extra_rows, self._time)
+        if self._drawn is None:
+            self._drawn = features.draw(
+                self._obs, self._obs_id, Stream.STEP_FEATURES, self._extra_rows, self._time
+            )
+        return self._drawn[:, : features.num_features + extra_rows]

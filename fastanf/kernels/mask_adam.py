@@ -1,0 +1,267 @@
+"""Optimizer steps that keep inactive connections at zero, fused with the target's average.
+
+One pass over memory updates the weight, both moments and the target of a stacked parameter.
+Per element, with lane constants lr, decay (weight_decay) and tau, and t the step:
+
+    g = grad + decay * w                        coupled L2, as torch.optim.Adam
+    m = beta1 * m + (1 - beta1) * g             0 where inactive, if the lane masks its moments
+    v = beta2 * v + (1 - beta2) * g * g         likewise
+    w = w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)      0 where inactive
+    target = target + tau * (w - target)        0 where inactive
+
+Inactive elements are selected, not multiplied: whatever their gradient holds, they become zero.
+
+Axes: [L, ...] parameters of any further shape, [L] lane constants.
+
+Source: Kingma and Ba 2014, arXiv 1412.6980, Alg. 1; masking of the moments: Grooten et al. 2023,
+arXiv 2302.06548 (MaskAdam).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastanf.kernels import NATIVE
+from fastanf.kernels.philox import is_native
+
+
+def _per_lane(lane: Tensor, like: Tensor) -> Tensor:
+    return lane.view(-1, *[1] * (like.ndim - 1))
+
+
+def _select(mask: Tensor | None, value: Tensor) -> Tensor:
+    return value if mask is None else torch.where(mask, value, 0.0)
+
+
+@torch.no_grad()
+def polyak_ref_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None = None) -> None:
+    """Plain-torch definition of `polyak_`."""
+    t = _per_lane(tau, target)
+    mixed = target + t * (weight - target)
+    mixed = torch.where(t == 1, weight, torch.where(t == 0, target, mixed))
+    target.copy_(_select(mask, mixed))
+
+
+@torch.no_grad()
+def mask_adam_ref_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: int,
+    lr: Tensor,
+    weight_decay: Tensor,
+    mask: Tensor | None = None,
+    mask_moments: Tensor | None = None,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    target: Tensor | None = None,
+    tau: Tensor | None = None,
+) -> None:
+    """Plain-torch definition of `mask_adam_`."""
+    g = grad + _per_lane(weight_decay, weight) * weight
+    m = beta1 * exp_avg + (1 - beta1) * g
+    v = beta2 * exp_avg_sq + ((1 - beta2) * g) * g
+    if mask is not None:
+        learns = mask if mask_moments is None else mask | ~_per_lane(mask_moments, weight)
+        m, v = _select(learns, m), _select(learns, v)
+    exp_avg.copy_(m)
+    exp_avg_sq.copy_(v)
+    step_size = _per_lane(lr / (1 - beta1**step), weight)
+    updated = weight - (step_size * m) / (v.sqrt() / math.sqrt(1 - beta2**step) + eps)
+    weight.copy_(_select(mask, updated))
+    if target is not None:
+        assert tau is not None
+        polyak_ref_(target, weight, tau, mask)
+
+
+@torch.no_grad()
+def mask_sgd_ref_(
+    weight: Tensor,
+    grad: Tensor,
+    lr: Tensor,
+    weight_decay: Tensor,
+    mask: Tensor | None = None,
+    target: Tensor | None = None,
+    tau: Tensor | None = None,
+) -> None:
+    """Plain-torch definition of `mask_sgd_`."""
+    g = grad + _per_lane(weight_decay, weight) * weight
+    weight.copy_(_select(mask, weight - _per_lane(lr, weight) * g))
+    if target is not None:
+        assert tau is not None
+        polyak_ref_(target, weight, tau, mask)
+
+
+def mask_adam_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: int,
+    lr: Tensor,
+    weight_decay: Tensor,
+    mask: Tensor | None = None,
+    mask_moments: Tensor | None = None,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    target: Tensor | None = None,
+    tau: Tensor | None = None,
+) -> None:
+    """One step of Adam with coupled L2 on the active connections, then the target's average.
+
+    The equations stand at the top of this file.
+
+    Args:
+        weight: [L, ...] float32 (the reference also float64), changed in place.
+        grad: like weight.
+        exp_avg: like weight, changed in place.
+        exp_avg_sq: like weight, changed in place.
+        step: the number of this step, from 1.
+        lr: [L] learning rates, at least 0.
+        weight_decay: [L] coefficients of L2, at least 0.
+        mask: bool like weight, true where active; None means all are.
+        mask_moments: [L] bool, lanes whose moments are zero where inactive; None means all lanes.
+            Without it (plain Adam) moments move everywhere, and only the weight is kept at zero.
+        beta1: in [0, 1).
+        beta2: in [0, 1).
+        eps: added to the root of the second moment.
+        target: like weight, changed in place, or None.
+        tau: [L] in [0, 1]; 0 leaves the active target as it is, to the bit, and 1 copies.
+
+    Raises:
+        ValueError: on shapes, types or layouts other than these.
+    """
+    _check(weight, [grad, exp_avg, exp_avg_sq], [lr, weight_decay], mask, target, tau)
+    if step < 1:
+        raise ValueError(f"step={step}: must be at least 1")
+    if not (is_native(weight) and weight.dtype == torch.float32):
+        return mask_adam_ref_(
+            weight, grad, exp_avg, exp_avg_sq, step, lr, weight_decay, mask, mask_moments,
+            beta1, beta2, eps, target, tau,
+        )  # fmt: skip
+    step_size = lr / (1 - beta1**step)
+    return _call_adam(
+        weight, grad, exp_avg, exp_avg_sq, step_size, weight_decay, mask, mask_moments, target, tau,
+        (beta1, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**step), eps),
+    )  # fmt: skip
+
+
+def mask_sgd_(
+    weight: Tensor,
+    grad: Tensor,
+    lr: Tensor,
+    weight_decay: Tensor,
+    mask: Tensor | None = None,
+    target: Tensor | None = None,
+    tau: Tensor | None = None,
+) -> None:
+    """w = w - lr * (grad + weight_decay * w), 0 where inactive, then the target's average.
+
+    Args, raises: as `mask_adam_`.
+    """
+    _check(weight, [grad], [lr, weight_decay], mask, target, tau)
+    if not (is_native(weight) and weight.dtype == torch.float32):
+        return mask_sgd_ref_(weight, grad, lr, weight_decay, mask, target, tau)
+    constants = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    return _call_adam(
+        weight, grad, None, None, lr, weight_decay, mask, None, target, tau, constants
+    )
+
+
+def polyak_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None = None) -> None:
+    """target = target + tau * (weight - target), 0 where inactive.
+
+    Args:
+        target: [L, ...] float32 (the reference also float64), changed in place.
+        weight: like target.
+        tau: [L] in [0, 1]; 0 leaves the active target as it is, to the bit, and 1 copies.
+        mask: bool like target, true where active; None means all are.
+
+    Raises:
+        ValueError: on shapes, types or layouts other than these.
+    """
+    _check(target, [weight], [tau], mask, None, None)
+    if not (is_native(target) and target.dtype == torch.float32):
+        return polyak_ref_(target, weight, tau, mask)
+    assert NATIVE is not None
+    L, tau = target.shape[0], tau.contiguous()
+    if target.numel() == 0:
+        return None
+    NATIVE.fastanf_polyak(
+        target.data_ptr(), weight.data_ptr(), tau.data_ptr(), _pointer(mask),
+        L, target.numel() // L, torch.get_num_threads(),
+    )  # fmt: skip
+    torch.autograd.graph.increment_version(target)
+    return None
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _call_adam(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor | None,
+    exp_avg_sq: Tensor | None,
+    step_size: Tensor,
+    weight_decay: Tensor,
+    mask: Tensor | None,
+    mask_moments: Tensor | None,
+    target: Tensor | None,
+    tau: Tensor | None,
+    constants: tuple[float, ...],
+) -> None:
+    assert NATIVE is not None
+    if weight.numel() == 0:
+        return
+    # Held in variables so that the copies, where contiguous() makes any, outlive the call.
+    step_size, weight_decay = step_size.contiguous(), weight_decay.contiguous()
+    mask_moments = None if mask_moments is None else mask_moments.contiguous()
+    tau = None if tau is None else tau.contiguous()
+    L = weight.shape[0]
+    NATIVE.fastanf_adam(
+        weight.data_ptr(), grad.data_ptr(), _pointer(exp_avg), _pointer(exp_avg_sq),
+        step_size.data_ptr(), weight_decay.data_ptr(), _pointer(mask), _pointer(mask_moments),
+        _pointer(target), _pointer(tau), L, weight.numel() // L, *constants,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    changed = [t for t in (weight, exp_avg, exp_avg_sq, target) if t is not None]
+    torch.autograd.graph.increment_version(changed)
+
+
+def _check(
+    weight: Tensor,
+    alike: list[Tensor],
+    per_lane: list[Tensor],
+    mask: Tensor | None,
+    target: Tensor | None,
+    tau: Tensor | None,
+) -> None:
+    if (target is None) != (tau is None):
+        raise ValueError("target and tau: give both or neither")
+    alike = [*alike] if target is None else [*alike, target]
+    per_lane = [*per_lane] if tau is None else [*per_lane, tau]
+    for tensor in alike:
+        if tensor.shape != weight.shape or tensor.dtype != weight.dtype:
+            raise ValueError(
+                f"a tensor of {[*tensor.shape]} {tensor.dtype}: must be like the parameter, "
+                f"{[*weight.shape]} {weight.dtype}"
+            )
+    for tensor in per_lane:
+        if tensor.shape != weight.shape[:1] or tensor.dtype != weight.dtype:
+            raise ValueError(
+                f"a lane constant of {[*tensor.shape]} {tensor.dtype}: must be "
+                f"[{weight.shape[0]}] {weight.dtype}"
+            )
+    if mask is not None and (mask.shape != weight.shape or mask.dtype != torch.bool):
+        raise ValueError(f"mask of {[*mask.shape]} {mask.dtype}: must be {[*weight.shape]} bool")
+    held = [weight, *alike] if mask is None else [weight, *alike, mask]
+    if not all(tensor.is_contiguous() for tensor in held):
+        raise ValueError("a parameter, its gradient, moments, mask or target is not contiguous")

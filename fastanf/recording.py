@@ -1,0 +1,187 @@
+"""What the runner writes down: rows of the records from a block's state, and the facts of a run.
+
+Axes: L lanes, M episodes, C critics. Tensors cross to the host here, at evaluations only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastanf import kernels
+from fastanf.algorithms.actor_critic import ACTOR
+from fastanf.block import TrainingBlock
+from fastanf.config import OPTIONS, RunConfig, TrainConfig, from_flat
+from fastanf.plan import resolve_device
+from fastanf.records import EvaluationRow, TopologyRow, TrainingRow
+from fastanf.sparse.connectivity import count_connections
+
+
+def manifest(run: RunConfig, command_line: str) -> dict[str, Any]:
+    """What the run folder says of the command and the machine, beside what it gathers itself."""
+    return {
+        "run": dataclasses.asdict(run),
+        "command_line": command_line,
+        "device": resolve_device(run.device),
+        "kernels": kernels.implementation(),
+        "num_threads": run.num_threads or torch.get_num_threads(),
+    }
+
+
+def lane_rows(blocks: Sequence[Sequence[TrainConfig]]) -> list[dict[str, Any]]:
+    """One flat row a lane, with the numbers of its lane and block."""
+    rows = []
+    for index, block in enumerate(blocks):
+        for lane in block:
+            rows.append({"lane": len(rows), "block": index, **lane.flat()})
+    return rows
+
+
+def blocks_from_rows(rows: Sequence[dict[str, Any]]) -> list[list[TrainConfig]]:
+    """The configurations that `lane_rows` wrote, block by block."""
+    blocks: dict[int, list[TrainConfig]] = {}
+    for row in rows:
+        config = from_flat({name: value for name, value in row.items() if name in OPTIONS})
+        blocks.setdefault(row["block"], []).append(config)
+    return [blocks[index] for index in sorted(blocks)]
+
+
+class Meter:
+    """Counts a lane's environment steps against the clock, pauses left out."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._num_env_steps = self._num_lock_steps = 0
+
+    def count(self, num_env_steps: int) -> None:
+        """One lock step of `num_env_steps` environment steps a lane was done."""
+        self._num_env_steps += num_env_steps
+        self._num_lock_steps += 1
+
+    @property
+    def steps_per_s(self) -> float:
+        """Environment steps of a lane per second since the last `take`."""
+        return self._num_env_steps / max(time.perf_counter() - self._start, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent within does not count."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
+    def take(self) -> tuple[float, float]:
+        """Environment steps and lock steps of a lane per second since the last call."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        rates = self._num_env_steps / elapsed, self._num_lock_steps / elapsed
+        self.__init__()
+        return rates
+
+
+def evaluation_rows(
+    block: TrainingBlock,
+    lanes: Sequence[int],
+    returns: np.ndarray,
+    step: int,
+    updates: int,
+    wall_s: float,
+) -> list[EvaluationRow]:
+    """One row a lane from returns [L, M]."""
+    return [
+        EvaluationRow(
+            lane=lane,
+            policy=config.algorithm.policy,
+            env=config.task.env,
+            seed=config.algorithm.seed,
+            noise_fraction=config.noise.noise_fraction,
+            variant=config.algorithm.variant,
+            step=step,
+            updates=updates,
+            wall_s=round(wall_s, 3),
+            return_mean=float(row.mean()),
+            return_std=float(row.std()),
+            return_min=float(row.min()),
+            return_max=float(row.max()),
+            episodes=row.size,
+        )
+        for lane, config, row in zip(lanes, block.lanes, returns, strict=True)
+    ]
+
+
+def training_rows(
+    block: TrainingBlock, lanes: Sequence[int], step: int, updates: int, pace: tuple[float, float]
+) -> list[TrainingRow]:
+    """One row a lane: the last update's losses, and the training episodes since the last call."""
+    env_steps_per_s, lock_steps_per_s = pace
+    losses = block.algorithm.losses
+    critic, actor, value, entropy, temperature = (
+        torch.stack(losses).detach().cpu().double().tolist()
+    )
+    rows = []
+    for index, (lane, finished) in enumerate(
+        zip(lanes, block.collector.take_finished(), strict=True)
+    ):
+        rows.append(
+            TrainingRow(
+                lane=lane,
+                step=step,
+                updates=updates,
+                episodes=len(finished),
+                episode_return=float(np.mean(finished)) if finished else float("nan"),
+                critic_loss=critic[index],
+                actor_loss=actor[index],
+                temperature=temperature[index],
+                q_mean=value[index],
+                log_prob=-entropy[index],
+                env_steps_per_s=env_steps_per_s,
+                lane_updates_per_s=lock_steps_per_s * block.config.schedule.updates_per_step,
+            )
+        )
+    return rows
+
+
+def topology_rows(
+    block: TrainingBlock, lanes: Sequence[int], step: int, updates: int
+) -> list[TopologyRow]:
+    """One row a lane, network and sparse layer; the first layer's connections split into real and noise."""
+    rows = []
+    for topology in block.algorithm.topologies:
+        is_actor = topology.network == ACTOR
+        C = topology.num_copies
+        for layer_index, layer, _ in topology.layers:
+            mask = layer.mask.view(len(lanes), C, *layer.mask.shape[1:])
+            active = mask.flatten(2).sum(2).tolist()
+            possible = layer.mask[0].numel()
+            split = None
+            if layer_index == 0:
+                num_actions = 0 if is_actor else block.algorithm.num_actions
+                split = count_connections(mask, block.features.real_columns(), num_actions)
+            for index, lane in enumerate(lanes):
+                for copy in range(C):
+                    count = active[index][copy]
+                    if count == possible:
+                        continue
+                    row = TopologyRow(
+                        lane=lane,
+                        step=step,
+                        updates=updates,
+                        network="actor" if is_actor else f"critic{copy + 1}",
+                        layer=layer_index,
+                        active=count,
+                        density=count / possible,
+                    )
+                    if split is not None:
+                        row = dataclasses.replace(
+                            row,
+                            real_connections=int(split.real[index, copy]),
+                            noise_connections=int(split.noise[index, copy]),
+                            precision=float(split.real_share[index, copy]),
+                        )
+                    rows.append(row)
+    return rows

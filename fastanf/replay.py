@@ -1,0 +1,255 @@
+"""Uniform experience replay of all lanes on the learner's device, each observation stored once.
+
+Axes: L lanes, T ring slots in time, E environments per lane, D real features, A actions, B minibatch.
+
+Time t of a lane holds the observations o[t, e]; the successor of a transition is the observation in the next slot, so
+that only one copy is kept. Where an episode ends, the next slot already shows the new episode; the true last
+observation is then kept in a small side table and found through `final_slot`. No sampled transition crosses a reset.
+
+Every observation has an id (`obs_id`, `next_obs_id`): 2 * (t * E + e) for o[t, e], and that plus 1 for the last observation of an
+episode whose final transition started at (t, e). Noise is a function of this id (features.py), so a noisy
+observation can be drawn again from the replay without having been stored. Ids are not stored either: they follow from
+the slot's age.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastanf.rng import LaneRng, Stream
+
+_FIRST_FINAL_SLOTS = 64
+
+
+class Batch(NamedTuple):
+    """A minibatch per lane."""
+
+    obs: Tensor  # [L, B, D] float32, real features only
+    action: Tensor  # [L, B, A] float32
+    reward: Tensor  # [L, B] float32
+    not_terminated: Tensor  # [L, B] float32; 1 also where the time limit ended the episode
+    next_obs: Tensor  # [L, B, D] float32, the last observation of the episode where it ended
+    obs_id: Tensor  # [L, B] int64
+    next_obs_id: Tensor  # [L, B] int64
+
+
+def replay_bytes(capacity: int, num_features: int, num_actions: int, envs_per_lane: int = 1) -> int:
+    """Bytes that one lane's replay takes, side table at its first size included.
+
+    Args:
+        capacity: transitions per lane.
+        num_features: real features D.
+        num_actions: A.
+        envs_per_lane: E; the ring has ceil(capacity / E) + 1 slots of E transitions.
+
+    Returns:
+        Bytes: observations, actions and rewards in float32, one byte of not_terminated, four of final_slot.
+    """
+    rows = (_num_slots(capacity, envs_per_lane)) * envs_per_lane
+    return rows * (4 * num_features + 4 * num_actions + 4 + 1 + 4) + _FIRST_FINAL_SLOTS * 4 * num_features
+
+
+def _num_slots(capacity: int, envs_per_lane: int) -> int:
+    return -(-capacity // envs_per_lane) + 1
+
+
+class LaneReplay:
+    """Ring of transitions [L, T, E, .] with T = ceil(capacity / E) + 1 slots; the newest slot holds an observation only."""
+
+    def __init__(
+        self,
+        num_lanes: int,
+        capacity: int,
+        num_features: int,
+        num_actions: int,
+        envs_per_lane: int = 1,
+        device: torch.device | str = "cpu",
+    ):
+        if capacity < envs_per_lane:
+            raise ValueError(
+                f"replay_capacity is {capacity}; it must be at least envs_per_lane ({envs_per_lane})"
+            )
+        L, T, E = num_lanes, _num_slots(capacity, envs_per_lane), envs_per_lane
+        self.obs = torch.zeros(L, T, E, num_features, device=device)
+        self.action = torch.zeros(L, T, E, num_actions, device=device)
+        self.reward = torch.zeros(L, T, E, device=device)
+        self.not_terminated = torch.zeros(L, T, E, dtype=torch.uint8, device=device)
+        self.final_slot = torch.full((L, T, E), -1, dtype=torch.int32, device=device)
+        self.final_obs = torch.zeros(L, _FIRST_FINAL_SLOTS, num_features, device=device)
+        # Host-side bookkeeping of the side table: which slots are free, which the ring's time t still needs.
+        self._free_final: list[list[int]] = [
+            list(range(_FIRST_FINAL_SLOTS))[::-1] for _ in range(L)
+        ]
+        self._finals_at: dict[int, list[tuple[int, int]]] = {}
+        self.time = -1  # index in time of the newest observation; -1 before `start_`
+
+    @property
+    def num_slots(self) -> int:
+        """T, one more than the transitions per environment that are kept."""
+        return self.obs.shape[1]
+
+    @property
+    def envs_per_lane(self) -> int:
+        """E."""
+        return self.obs.shape[2]
+
+    @property
+    def size(self) -> int:
+        """Transitions that can be sampled, per lane."""
+        return min(max(self.time, 0), self.num_slots - 1) * self.obs.shape[2]
+
+    def start_(self, obs: Tensor) -> None:
+        """Put the observation after a full reset [L, E, D] in the newest slot, which then begins an episode.
+
+        In a replay that already holds transitions (a resumed run, whose environments begin anew), the observation that
+        was newest becomes the last one of its episode; no transition leads from it to the new one.
+        """
+        if self.time > 0:
+            slot, newest = (self.time - 1) % self.num_slots, self.obs[:, self.time % self.num_slots]
+            for lane, env in (self.final_slot[:, slot] < 0).nonzero().tolist():
+                self._add_final_(lane, env, self.time - 1, newest[lane, env])
+        self.time = max(self.time, 0)
+        self.obs[:, self.time % self.num_slots] = obs
+
+    def add_(
+        self,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        done: Tensor,
+        final_obs: Tensor,
+        next_obs: Tensor,
+    ) -> None:
+        """Store the transition from the newest observation, and the observation that follows it.
+
+        Args:
+            action: [L, E, A] float32.
+            reward: [L, E] float32.
+            terminated: [L, E] bool; the task ended, which a time limit does not do.
+            done: [L, E] bool on the host; the environment was reset after this step, for whatever reason.
+            final_obs: [L, E, D] observation before that reset.
+            next_obs: [L, E, D] observation after it, where the next transition starts.
+        """
+        slot = self.time % self.num_slots
+        self._release_finals_(self.time - self.num_slots)
+        self.action[:, slot] = action
+        self.reward[:, slot] = reward
+        self.not_terminated[:, slot] = ~terminated
+        self.final_slot[:, slot] = -1
+        for lane, env in done.nonzero().tolist():
+            self._add_final_(lane, env, self.time, final_obs[lane, env])
+        self.time += 1
+        self.obs[:, self.time % self.num_slots] = next_obs
+
+    def _add_final_(self, lane: int, env: int, time: int, obs: Tensor) -> None:
+        if not self._free_final[lane]:
+            self._grow_finals_()
+        index = self._free_final[lane].pop()
+        self.final_obs[lane, index] = obs
+        self.final_slot[lane, time % self.num_slots, env] = index
+        self._finals_at.setdefault(time, []).append((lane, index))
+
+    def _release_finals_(self, time: int) -> None:
+        for lane, index in self._finals_at.pop(time, ()):
+            self._free_final[lane].append(index)
+
+    def _grow_finals_(self) -> None:
+        L, S, D = self.final_obs.shape
+        grown = torch.zeros(L, 2 * S, D, device=self.final_obs.device)
+        grown[:, :S] = self.final_obs
+        self.final_obs = grown
+        for free in self._free_final:
+            free[:0] = range(2 * S - 1, S - 1, -1)
+
+    def sample(self, rng: LaneRng, update: int, batch_size: int) -> Batch:
+        """Draw a minibatch per lane, uniformly with replacement, each lane by its own random stream.
+
+        Args:
+            rng: random numbers of the lanes.
+            update: index of the update, the step of the random stream.
+            batch_size: B, transitions per lane.
+
+        Returns:
+            Batch with axes [L, B, .].
+
+        Raises:
+            ValueError: the replay is empty.
+        """
+        if self.size == 0:
+            raise ValueError("replay is empty: add transitions before sampling")
+        L, T, E, _ = self.obs.shape
+        pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))  # [L, B]
+        time, env = self.time - self.size // E + pick // E, pick % E
+        return self.transitions(time, env)
+
+    def transitions(self, time: Tensor, env: Tensor) -> Batch:
+        """The transitions that started at (time, env), both [L, B] int64."""
+        L, T, E, D = self.obs.shape
+        lane = torch.arange(L, device=self.obs.device).unsqueeze(1)
+        row = (lane * T + time % T) * E + env  # [L, B] in the flattened ring
+        next_row = (lane * T + (time + 1) % T) * E + env
+        obs = self.obs.view(-1, D)
+        final_slot = self.final_slot.view(-1)[row]
+        ended = final_slot >= 0
+        final_row = lane * self.final_obs.shape[1] + final_slot.clamp_min(0)
+        next_obs = torch.where(
+            ended.unsqueeze(-1), self.final_obs.view(-1, D)[final_row], obs[next_row]
+        )
+        obs_id = 2 * (time * E + env)
+        return Batch(
+            obs=obs[row],
+            action=self.action.view(-1, self.action.shape[-1])[row],
+            reward=self.reward.view(-1)[row],
+            not_terminated=self.not_terminated.view(-1)[row].float(),
+            next_obs=next_obs,
+            obs_id=obs_id,
+            next_obs_id=torch.where(ended, obs_id + 1, obs_id + 2 * E),
+        )
+
+    def newest_id(self) -> Tensor:
+        """Ids [L, E] of the newest observations, those that the agents act on."""
+        L, _, E, _ = self.obs.shape
+        ids = 2 * (self.time * E + torch.arange(E, device=self.obs.device))
+        return ids.expand(L, E)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that restore the replay: the filled slots, the side table and the time."""
+        filled = min(self.time + 1, self.num_slots)
+        ring = ("obs", "action", "reward", "not_terminated", "final_slot")
+        state = {name: getattr(self, name)[:, :filled].contiguous() for name in ring}
+        return state | {"final_obs": self.final_obs, "time": torch.tensor(self.time)}
+
+    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, into a replay of the same sizes.
+
+        Raises:
+            ValueError: the sizes differ.
+        """
+        self.time = int(state["time"])
+        filled = min(self.time + 1, self.num_slots)
+        for name in ("obs", "action", "reward", "not_terminated", "final_slot"):
+            ring = getattr(self, name)
+            if state[name].shape != ring[:, :filled].shape:
+                raise ValueError(
+                    f"replay.{name} has shape {tuple(state[name].shape)}; "
+                    f"this run expects {tuple(ring[:, :filled].shape)}"
+                )
+            ring[:, :filled] = state[name]
+        self.final_obs = state["final_obs"].to(self.obs.device, copy=True)
+        self._restore_finals_()
+
+    def _restore_finals_(self) -> None:
+        L, S, _ = self.final_obs.shape
+        used: list[set[int]] = [set() for _ in range(L)]
+        self._finals_at = {}
+        lanes, slots, envs = (self.final_slot >= 0).nonzero(as_tuple=True)
+        indices = self.final_slot[lanes, slots, envs].tolist()
+        newest = (self.time - 1) % self.num_slots
+        for lane, slot, index in zip(lanes.tolist(), slots.tolist(), indices, strict=True):
+            time = self.time - 1 - (newest - slot) % self.num_slots
+            self._finals_at.setdefault(time, []).append((lane, index))
+            used[lane].add(index)
+        self._free_final = [[i for i in range(S - 1, -1, -1) if i not in taken] for taken in used]

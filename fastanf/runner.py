@@ -1,0 +1,242 @@
+"""The training loop: blocks one after the other, each through random steps, learning, evaluation and records.
+
+Steps are a lane's environment steps after its random ones, as in the published curves.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastanf import checkpoint, recording
+from fastanf.block import TrainingBlock
+from fastanf.config import RunConfig, TrainConfig
+from fastanf.curves import final_table, learning_curve_png
+from fastanf.learner import keep_freed_memory
+from fastanf.plan import resolve_device
+from fastanf.progress import Progress, lane_label
+from fastanf.records import RunFolder, read_evaluations, read_lanes, read_manifest
+
+if TYPE_CHECKING:
+    from fastanf.cli import Study
+
+log = logging.getLogger(__name__)
+
+EXIT_FINISHED, EXIT_INTERRUPTED = 0, 130
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; what was trained is in a checkpoint."""
+
+
+def train(study: Study) -> int:
+    """Train every block of a new study into its run folder.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        ValueError: the folder exists or cannot be written.
+    """
+    blocks = [block.lanes for block in study.blocks]
+    rows = recording.lane_rows(blocks)
+    manifest = recording.manifest(study.run, study.command_line)
+    folder = RunFolder.create(
+        study.run.run_dir or "",
+        manifest,
+        rows,
+        tensorboard=study.run.tensorboard,
+        wandb_mode=study.run.wandb_mode,
+    )
+    return _run(folder, study.run, blocks, num_starts=0)
+
+
+def resume(run_dir: str | Path) -> int:
+    """Continue a run from its checkpoints.
+
+    Weights, moments, masks, temperature, permutation, replay and random counters go on where they were; the simulators begin
+    new episodes.
+
+    Raises:
+        ValueError: there is no run, or its checkpoint cannot be read.
+    """
+    manifest = read_manifest(run_dir)
+    run = RunConfig(**manifest["run"])
+    blocks = recording.blocks_from_rows(read_lanes(run_dir))
+    num_starts = int(manifest.get("num_starts", 0)) + 1
+    if manifest["status"] == "finished":
+        raise ValueError(f"run {str(run_dir)!r} is finished: there is nothing to resume")
+    folder = RunFolder.open(run_dir, tensorboard=run.tensorboard, wandb_mode=run.wandb_mode)
+    folder.set_status("running", num_starts=num_starts)
+    return _run(folder, run, blocks, num_starts)
+
+
+def _run(
+    folder: RunFolder, run: RunConfig, blocks: Sequence[Sequence[TrainConfig]], num_starts: int
+) -> int:
+    keep_freed_memory()
+    if run.num_threads:
+        torch.set_num_threads(run.num_threads)
+    lanes = [lane for block in blocks for lane in block]
+    labels = [lane_label(lane.flat()) for lane in lanes]
+    max_steps = [lane.schedule.max_timesteps for lane in lanes]
+    status, code = "failed", 1
+    try:
+        with folder, _signals_raise(), Progress(labels, max_steps, run.plain or None) as progress:
+            try:
+                first_lane = 0
+                for index, block in enumerate(blocks):
+                    numbers = range(first_lane, first_lane + len(block))
+                    _BlockRun(folder, run, index, block, numbers, progress, num_starts).train()
+                    first_lane += len(block)
+                status, code = "finished", EXIT_FINISHED
+            except (Interrupted, KeyboardInterrupt):
+                status, code = "interrupted", EXIT_INTERRUPTED
+            finally:
+                folder.set_status(status)
+    finally:
+        _conclude(folder, status)
+    return code
+
+
+def _conclude(folder: RunFolder, status: str) -> None:
+    evaluations = read_evaluations(folder.path)
+    if evaluations:
+        print(final_table(evaluations))
+        learning_curve_png(evaluations, folder.path / "learning_curve.png")
+        print(f"learning curves: {folder.path / 'learning_curve.png'}")
+    if status != "finished":
+        print(f"{status}; go on with: python -m fastanf resume {folder.path}")
+
+
+class _BlockRun:
+    """One block of a run on its way from the first random step to the last evaluation."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        run: RunConfig,
+        index: int,
+        configs: Sequence[TrainConfig],
+        lanes: range,
+        progress: Progress,
+        num_starts: int,
+    ):
+        self.folder, self.run, self.lanes, self.progress = folder, run, lanes, progress
+        self.path = folder.path / "checkpoints" / f"block{index}"
+        self.configs, self.num_starts = configs, num_starts
+        self.schedule = configs[0].schedule
+        self.step = 0  # lock steps after the random ones
+        self.started_s = time.perf_counter()
+        self.trained_s = 0.0  # wall time of earlier starts
+        self.saved_s = self.started_s
+
+    def train(self) -> None:
+        """Train until `max_timesteps`, evaluating and saving on the way."""
+        saved = checkpoint.load(self.path)
+        if saved is not None and saved[1]["is_finished"]:
+            self._show_again()
+            return
+        device = torch.device(resolve_device(self.run.device))
+        self.progress.phase("building")
+        block = TrainingBlock(self.configs, device, self.run.num_threads, self.num_starts)
+        try:
+            if saved is not None:
+                self._restore_(block, *saved)
+            self._random_steps_(block)
+            self._learn_(block)
+            self._save(block, is_finished=True)
+        except (Interrupted, KeyboardInterrupt):
+            self._save(block, is_finished=False)
+            raise
+        finally:
+            block.close()
+
+    def _random_steps_(self, block: TrainingBlock) -> None:
+        self.progress.phase("random start")
+        while block.replay.time < block.num_random_steps:
+            block.collector.random_step_()
+        self.progress.phase("")
+
+    def _learn_(self, block: TrainingBlock) -> None:
+        E, schedule = block.replay.envs_per_lane, self.schedule
+        last_step, eval_period = -(-schedule.max_timesteps // E), max(1, schedule.eval_freq // E)
+        meter = recording.Meter()
+        while self.step < last_step:
+            self.step += 1
+            block.collector.step_(self.step * E)
+            for _ in range(schedule.updates_per_step):
+                block.learner.update_()
+            meter.count(E)
+            self.progress.update(self.lanes, self.step * E, meter.steps_per_s)
+            if self.step % eval_period == 0 or self.step == last_step:
+                self._evaluate(block, meter)
+            if time.perf_counter() - self.saved_s > 60 * self.run.checkpoint_minutes:
+                self._save(block, is_finished=False)
+
+    def _evaluate(self, block: TrainingBlock, meter: recording.Meter) -> None:
+        self.progress.phase("evaluating")
+        with meter.paused():
+            returns = block.evaluate()
+        step, updates = self.step * block.replay.envs_per_lane, block.learner.num_updates
+        rows = recording.evaluation_rows(
+            block, self.lanes, returns, step, updates, self._wall_s()
+        )
+        self.folder.append_training(
+            recording.training_rows(block, self.lanes, step, updates, meter.take())
+        )
+        self.folder.append_topology(recording.topology_rows(block, self.lanes, step, updates))
+        self.folder.append_evaluation(rows)
+        for row in rows:
+            self.progress.evaluated(row.lane, row.step, row.return_mean, row.return_std)
+        self.progress.phase("")
+
+    def _wall_s(self) -> float:
+        return self.trained_s + time.perf_counter() - self.started_s
+
+    def _save(self, block: TrainingBlock, is_finished: bool) -> None:
+        self.progress.phase("saving")
+        tensors, state = block.state_dict()
+        if is_finished:  # a finished block is never trained again; its replay would only fill the disk
+            tensors = {k: v for k, v in tensors.items() if not k.startswith("replay/")}
+        progress = {"step": self.step, "wall_s": self._wall_s(), "is_finished": is_finished}
+        checkpoint.save(self.path, tensors, state | progress)
+        self.saved_s = time.perf_counter()
+        self.progress.phase("")
+
+    def _restore_(self, block: TrainingBlock, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        block.load_state_dict_(tensors, state)
+        self.step, self.trained_s = state["step"], state["wall_s"]
+        step = self.step * block.replay.envs_per_lane
+        self.folder.truncate_after(dict.fromkeys(self.lanes, step))
+        self._show_again()
+
+    def _show_again(self) -> None:
+        for row in read_evaluations(self.folder.path):
+            if row.lane in self.lanes:
+                self.progress.restore(row.lane, row.step, row.return_mean)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Within, SIGTERM ends the run as Ctrl-C does: with a checkpoint."""
+
+    def stop(*_: object) -> None:
+        raise Interrupted
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,105 @@
+"""One sparse linear layer of all lanes, in the masked layout.
+
+Axes: G = L lanes, or L * C lanes x critics, lane-major; O outputs, I inputs, B batch. Activations are FEATURE-MAJOR, [G, I, B]: a weight
+matrix multiplies from the left, so that twin critics share one product with their common input, noise is drawn in
+rows of features, and a layout that stores only active connections can vectorise over the batch.
+
+The interface that every layout offers: `forward`, `forward_frozen`, `parameters`, `active`, `evolve_` on the connections,
+`to_dense`. The masked layout keeps weights [G, O, I] that are exactly zero where the mask is, so the forward product
+needs no mask at all; the optimizer keeps them there (kernels/mask_adam.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Below this many rows MKL takes another route for a single product than for a batch of them, with other rounding.
+_SMALL_OUTPUT = 8
+
+
+class Parameter(NamedTuple):
+    """One trained tensor of a network."""
+
+    name: str
+    tensor: Tensor  # [G, ...]
+    mask: Tensor | None  # like tensor, bool; None where every entry is trained
+
+
+def stacked_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """bias + weight @ x for each stacked row.
+
+    A row's result has the same bits whether it is alone or among others: a lone small product is computed as a batch of two,
+    because MKL 2024.2 rounds 6-row products differently in the two cases (the only such size found among
+    1..512 rows and 16..256 columns).
+
+    Args:
+        weight: [G, O, I].
+        bias: [G, O].
+        x: [G, I, B].
+
+    Returns:
+        [G, O, B].
+    """
+    if weight.shape[0] == 1 and weight.shape[1] <= _SMALL_OUTPUT:
+        twice = stacked_affine(weight.expand(2, -1, -1), bias.expand(2, -1), x.expand(2, -1, -1))
+        return twice[:1]
+    return torch.baddbmm(bias.unsqueeze(-1), weight, x)
+
+
+@dataclass(eq=False)
+class MaskedLinear:
+    """A stacked linear layer whose inactive weights are zero.
+
+    Args:
+        weight: [G, O, I], zero where the mask is; a leaf that requires a gradient when it is trained.
+        bias: [G, O].
+        mask: [G, O, I] bool, or None when every row is dense.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[G, I, B] -> [G, O, B]. With fewer input rows than G, each serves G / rows consecutive copies (twin critics)."""
+        return _shared_affine(self.weight, self.bias, x)
+
+    def forward_frozen(self, x: Tensor, action: Tensor) -> Tensor:
+        """The same on inputs (x, action) [., I - A, B] and [., A, B], with a gradient for the action alone."""
+        num_actions = action.shape[1]
+        weight = self.weight.detach()
+        with torch.no_grad():
+            hidden = _shared_affine(weight[..., :-num_actions], self.bias, x)
+        return hidden + _shared_matmul(weight[..., -num_actions:], action)
+
+    def frozen(self) -> MaskedLinear:
+        """The layer without gradients of its own, on the same memory."""
+        return MaskedLinear(self.weight.detach(), self.bias.detach(), self.mask)
+
+    def active(self) -> Tensor:
+        """[G] number of active connections."""
+        if self.mask is None:
+            per_row = self.weight.shape[1] * self.weight.shape[2]
+            return torch.full((self.weight.shape[0],), per_row)
+        return self.mask.flatten(1).sum(1)
+
+    def to_dense(self) -> Tensor:
+        """[G, O, I] weights with zeros where inactive."""
+        return self.weight.detach().clone()
+
+
+def _shared_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    G, num_outputs, num_inputs = weight.shape
+    L, _, B = x.shape
+    joint = stacked_affine(weight.reshape(L, -1, num_inputs), bias.reshape(L, -1), x)
+    return joint.view(G, num_outputs, B)  # [L, C*O, B] -> [L*C, O, B]
+
+
+def _shared_matmul(weight: Tensor, x: Tensor) -> Tensor:
+    G, num_outputs, num_inputs = weight.shape
+    L, _, B = x.shape
+    return torch.bmm(weight.reshape(L, -1, num_inputs), x).view(G, num_outputs, B)

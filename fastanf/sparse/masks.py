@@ -1,0 +1,93 @@
+"""Masks with an exact number of active connections per row, chosen by random keys.
+
+A row is one layer of one lane (and critic): [M, n] with M = L or L*C and n = H*F connections.
+Choosing the k smallest of n independent random keys is a uniform draw of k connections without
+replacement, so the same selection serves the first masks, the ties of a drop and the growth of
+connections (`topology.py`). No row is computed from another one's values.
+
+Axes: M rows, n connections.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RowCounts = Tensor | Sequence[int]
+"""One whole number per row, [M]; a tensor is brought to the host once."""
+
+
+def exact_masks(random_keys: Tensor, counts: RowCounts) -> Tensor:
+    """Row m is True at its counts[m] smallest keys, equal keys by position.
+
+    Args:
+        random_keys: [M, n], integer or float without NaN, independent draws.
+        counts: [M] in 0..n, active connections per row.
+
+    Returns:
+        [M, n] bool.
+
+    Raises:
+        ValueError: a count outside 0..n, or not one count per row.
+    """
+    row_counts = host_counts("counts", counts, random_keys.shape[0])
+    masks = torch.zeros(random_keys.shape, dtype=torch.bool, device=random_keys.device)
+    for row, count in enumerate(row_counts):
+        masks[row] = select_smallest(count, random_keys[row])
+    return masks
+
+
+def select_smallest(count: int, keys: Tensor, *tie_keys: Tensor) -> Tensor:
+    """Mark the `count` smallest of one row's keys; ties go to the next keys, then by position.
+
+    A partial selection finds the count-th smallest value, and only what equals it is looked at
+    again: the result is that of a stable lexicographic sort, on every device.
+
+    Args:
+        count: in 0..n.
+        keys: [n] without NaN.
+        tie_keys: each [n], consulted in order where the keys before are equal.
+
+    Returns:
+        [n] bool with exactly `count` True.
+
+    Raises:
+        ValueError: count outside 0..n.
+    """
+    n = keys.numel()
+    if not 0 <= count <= n:
+        raise ValueError(f"count={count} is not allowed; these {n} connections allow 0..{n}")
+    if count in (0, n):
+        return torch.full((n,), count > 0, dtype=torch.bool, device=keys.device)
+    threshold = _kth_smallest(keys, count)
+    chosen = keys < threshold
+    tied = (keys == threshold).nonzero().squeeze(1)
+    num_missing = count - int(chosen.sum())
+    if tie_keys and num_missing < tied.numel():
+        chosen_ties = select_smallest(num_missing, *(key[tied] for key in tie_keys))
+        chosen[tied[chosen_ties]] = True
+    else:
+        chosen[tied[:num_missing]] = True
+    return chosen
+
+
+def host_counts(name: str, counts: RowCounts, num_rows: int) -> list[int]:
+    """The counts as Python integers, one per row.
+
+    Raises:
+        ValueError: another number of counts than rows.
+    """
+    values = counts.tolist() if isinstance(counts, Tensor) else [int(count) for count in counts]
+    if len(values) != num_rows:
+        raise ValueError(
+            f"{name} has {len(values)} entries; it needs one for each of {num_rows} rows"
+        )
+    return values
+
+
+def _kth_smallest(keys: Tensor, k: int) -> Tensor:
+    # topk is quick where it looks for the smaller side of the row.
+    n = keys.numel()
+    if 2 * k <= n:
+        return keys.topk(k, largest=False, sorted=False).values.max()
+    return keys.topk(n - k + 1, largest=True, sorted=False).values.min()

@@ -1,0 +1,28 @@
+"""Targets trimmed by magnitude to the number of non-zero weights of their network (the published rule).
+
+Axes: G stacked rows. Kept for comparison only: it sorts every sparse layer at every step of the targets. By default targets live
+on their network's connections, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastanf.sparse.masks import select_smallest
+
+
+@torch.no_grad()
+def trim_to_(target: Tensor, online: Tensor) -> None:
+    """Set the smallest weights of each row of `target` to zero, until as many are left as `online` has.
+
+    Args:
+        target: [G, ...] weights of the target network.
+        online: [G, ...] weights of the network it follows.
+    """
+    flat, counts = target.view(target.shape[0], -1), online.flatten(1).count_nonzero(1)
+    for row, count in zip(flat, counts.tolist(), strict=True):
+        excess = int(row.count_nonzero()) - count
+        if excess > 0:
+            magnitude = torch.where(row == 0, torch.inf, row.abs())
+            row[select_smallest(excess, magnitude)] = 0.0

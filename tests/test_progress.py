@@ -1,0 +1,196 @@
+"""The display: what its lines say, when it keeps still, and what fits on a terminal."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from fastanf.progress import HEARTBEAT_S, Progress, duration, lane_label
+
+LABELS = [f"{policy} seed {seed}" for policy in ("ANF-SAC", "SAC") for seed in range(2)]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def plain_progress(labels: list[str] = LABELS, max_steps: int = 1000) -> tuple[Progress, Clock]:
+    clock = Clock()
+    return Progress(labels, max_steps, plain=True, stream=io.StringIO(), clock=clock), clock
+
+
+def lines(progress: Progress) -> list[str]:
+    assert isinstance(progress.stream, io.StringIO)
+    return progress.stream.getvalue().splitlines()
+
+
+def test_label_has_policy_seed_and_variant() -> None:
+    assert lane_label({"policy": "SAC", "seed": 3, "variant": "a=1"}) == "SAC seed 3 a=1"
+    assert lane_label({"policy": "SAC", "seed": 3, "variant": ""}) == "SAC seed 3"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(45.2, "45 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (math.nan, "?"), (-1, "0 s")],
+)
+def test_duration_reads_as_time(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_stream_that_is_no_terminal_gets_plain_lines() -> None:
+    assert Progress(LABELS, 10, stream=io.StringIO()).plain
+    assert not Progress(LABELS, 10, plain=False, stream=io.StringIO()).plain
+
+
+def test_terminal_gets_the_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert not Progress(LABELS, 10, stream=Terminal()).plain
+    monkeypatch.setenv("TERM", "dumb")
+    assert Progress(LABELS, 10, stream=Terminal()).plain
+
+
+def test_evaluation_gives_one_line_a_group() -> None:
+    progress, clock = plain_progress()
+    with progress:
+        progress.update(range(4), 0, 50.0)
+        clock.now += 10
+        progress.update(range(4), 500, 50.0)
+        for lane, value in enumerate((200.0, 400.0, 10.0, 20.0)):
+            progress.evaluated(lane, 500, value, 5.0)
+        progress.update(range(4), 501, 50.0)
+    assert lines(progress) == [
+        "step 500/1,000  ANF-SAC  2 lanes  return 300 (lanes 200 to 400)  50.0 steps/s  10 s left",
+        "step 500/1,000  SAC  2 lanes  return 15.0 (lanes 10.0 to 20.0)  50.0 steps/s  10 s left",
+    ]
+
+
+def test_incomplete_group_is_reported_at_the_next_update_and_at_the_end() -> None:
+    progress, _ = plain_progress()
+    with progress:
+        progress.update(range(4), 500, 50.0)
+        progress.evaluated(0, 500, 200.0, 5.0)
+        assert lines(progress) == []
+        progress.update(range(4), 501, 50.0)
+        assert len(lines(progress)) == 1
+        assert "return 200 +- 5.0 (episodes)" in lines(progress)[0]
+        progress.evaluated(2, 1000, math.nan, 5.0)
+    assert len(lines(progress)) == 2
+    assert "return -" in lines(progress)[1]
+
+
+def test_sign_of_life_comes_every_half_minute_and_no_sooner() -> None:
+    progress, clock = plain_progress()
+    with progress:
+        for step in range(int(3.5 * HEARTBEAT_S)):
+            progress.update(range(4), step, 1.0)
+            clock.now += 1
+    assert len(lines(progress)) == 3
+    assert lines(progress)[0].startswith("step 30/1,000  4 lanes  1.0 steps/s  16 min 10 s left")
+
+
+def test_phase_is_said_once_a_block() -> None:
+    progress, _ = plain_progress()
+    with progress:
+        for _ in range(3):
+            progress.phase("evaluating")
+            progress.phase("")
+    assert lines(progress) == ["evaluating"]
+
+
+def test_change_of_block_names_its_lanes() -> None:
+    progress, _ = plain_progress()
+    with progress:
+        progress.update([0, 1], 0, 1.0)
+        progress.update([0, 1], 1000, 1.0)
+        progress.update([2, 3], 0, 1.0)
+        assert progress.steps == [1000, 1000, 0, 0]
+    assert lines(progress) == ["training lanes 0-1 (2 of 4)", "training lanes 2-3 (2 of 4)"]
+
+
+def test_time_left_counts_the_blocks_that_wait() -> None:
+    progress, clock = plain_progress()
+    with progress:
+        progress.update([0], 0, 99.0)
+        clock.now += 100  # 100 steps in 100 s, whatever the given speed says
+        progress.update([0], 100, 99.0)
+        assert progress.seconds_left() == (900.0, 900.0 + 3 * 1000.0)
+        progress.stopped(3, "loss is nan")
+        assert progress.seconds_left() == (900.0, 900.0 + 2 * 1000.0)
+        progress.restore(2, 1000, 5.0)
+        assert progress.seconds_left() == (900.0, 900.0 + 1000.0)
+        progress.update([1], 0, 10.0)
+        assert progress.seconds_left()[0] == 100.0  # no pace measured yet: the given one
+
+
+def test_stopped_lane_is_named_with_its_cause() -> None:
+    progress, _ = plain_progress()
+    with progress:
+        progress.update(range(4), 123, 1.0)
+        progress.stopped(1, "critic loss is nan")
+        progress.update(range(4), 200, 1.0)
+    assert lines(progress) == [
+        "lane 1 (ANF-SAC seed 1) stopped at step 123: critic loss is nan",
+    ]
+    assert progress.steps == [200, 123, 200, 200]
+
+
+def test_closed_output_does_not_end_the_training() -> None:
+    progress, _ = plain_progress()
+    progress.stream.close()
+    with progress:
+        progress.phase("random start")
+        progress.update([0, 1], 5, 1.0)
+    assert progress.steps == [5, 5, 0, 0]
+
+
+def test_update_draws_at_most_four_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, drawn = Clock(), []
+    progress = Progress(LABELS, 1000, plain=False, stream=Terminal(), clock=clock)
+    render = progress.render
+    monkeypatch.setattr(progress, "render", lambda: drawn.append(clock.now) or render())
+    with progress:
+        for step in range(1000):  # ten seconds
+            progress.update(range(4), step, 100.0)
+            clock.now += 0.01
+    assert 30 <= len(drawn) <= 42  # 4 Hz over 10 s, and the last one
+
+
+def rendered(num_lanes: int, height: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("LINES", str(height))
+    monkeypatch.setenv("COLUMNS", "100")
+    labels = [f"{('ANF-SAC', 'SAC')[lane % 2]} seed {lane}" for lane in range(num_lanes)]
+    progress = Progress(labels, 1000, plain=False, stream=Terminal(), clock=Clock())
+    progress.update(range(2, num_lanes), 250, 50.0)
+    progress.evaluated(2, 250, 1234.0, 5.0)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(progress.render())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_table_has_one_line_a_lane_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = rendered(4, 24, monkeypatch)
+    assert len(text) == 1 + 4 + 2
+    assert text[1].split()[-1] == "waiting"
+    assert " ".join(text[3].split()) == "2 ANF-SAC seed 2 250 1,000 1,234 50.0 15 s"
+    assert text[5].strip() == "12% of all steps, 35 s left"
+
+
+def test_table_of_many_lanes_fits_and_ends_with_a_line_a_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = rendered(40, 12, monkeypatch)
+    assert len(text) <= 11
+    assert text[1].split()[0] == "2"  # lanes at work come first
+    assert any("ANF-SAC, mean of 20" in line and "1,234" in line for line in text)
+    assert any(line.strip().startswith("SAC, mean of 20") for line in text)
