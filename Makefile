@@ -10,7 +10,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard fastanf/kernels/na
 .PHONY: train test lint clean
 
 train: $(VENV)/.installed
-	$(BIN)/python -m fastanf.demonstration
+	$(BIN)/python train.py $(DEMONSTRATION)
 
 test: lint
 	$(BIN)/python -m pytest

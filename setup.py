@@ -11,7 +11,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -108,7 +107,6 @@ class BuildNative(build_ext):
         except (OSError, subprocess.CalledProcessError) as error:
             detail = getattr(error, "stderr", None) or str(error)
             log.warning("CPU kernels not built, the plain-torch reference is used: %s", detail)
-            print(f"warning: CPU kernels not built: {detail}", file=sys.stderr)
             output.unlink(missing_ok=True)
 
 

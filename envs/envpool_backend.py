@@ -21,6 +21,8 @@ from envs.interface import EnvSpec, Step
 
 _NO_LIMIT = 2**30
 """Engine time limit that no run reaches; the engine counts in 32-bit integers."""
+_OURS = {"num_envs", "batch_size", "num_threads", "seed", "env_seed", "max_num_players"}
+"""Engine options that this backend sets itself; another batch size would not be in lock step."""
 
 
 class EnvPoolVecEnv:
@@ -95,7 +97,7 @@ class EnvPoolVecEnv:
 
 
 def _check_options(env_id: str, options: dict[str, Any]) -> None:
-    known = set(envpool.make_spec(env_id)._config_keys)
+    known = set(envpool.make_spec(env_id)._config_keys) - _OURS
     for name in options:
         if name not in known:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Extremely noisy environments: real features hidden among noise features.
 
 An ENE with noise fraction f shows F = ceil(D / (1 - f)) features, of which D are real and F - D are
-noise (Grooten et al. 2023, arXiv 2302.06548, section 4; the permuted form, PENE, section 5.4).
+noise; in the permuted form, PENE, they change places (Grooten et al. 2023, arXiv 2302.06548).
 
 Axes: N environment rows, D real features, F features with noise.
 

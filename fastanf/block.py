@@ -1,7 +1,8 @@
 """Builds one block: the environments, networks, replay and learner of the lanes that train stacked.
 
-Axes: L lanes, E environments per lane, M evaluation episodes per lane, D real features, F features with noise, A actions. This is the
-only place where a configuration becomes tensors; below it everything takes what it needs.
+Axes: L lanes, E environments per lane, M evaluation episodes per lane, D real features, F features
+with noise, A actions. This is the only place where a configuration becomes tensors; below it
+everything takes what it needs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import envs
+from envs.empirical import load_quantiles
 from envs.interface import EnvSpec
 from envs.noise import num_features
 from fastanf.activations import make_activation
@@ -35,7 +37,9 @@ _TRAIN_ENVS, _EVAL_ENVS = 0, 1
 def algorithm_settings(
     lanes: Sequence[TrainConfig], spec: EnvSpec, device: torch.device
 ) -> AlgorithmSettings:
-    """The settings of stacked lanes as tensors [L] and lists, from configurations that share a block key."""
+    """The settings of stacked lanes as tensors [L] and lists, from configurations that share a
+    block key.
+    """
     table, first = LaneTable([lane.flat() for lane in lanes]), lanes[0]
 
     def numbers(name: str) -> Tensor:
@@ -92,7 +96,8 @@ class TrainingBlock:
         lanes: configurations with one block key.
         device: of networks and replay.
         num_threads: simulator threads, 0 for all.
-        num_starts: how often the run was resumed, so that a resumed run's environments are new ones.
+        num_starts: how often the run was resumed, so that a resumed run's environments are new
+            ones.
     """
 
     def __init__(
@@ -133,9 +138,7 @@ class TrainingBlock:
         self.collector = Collector(
             self.env, self.algorithm, self.replay, self.rng, noise.permute_period
         )
-        self.learner = Learner(
-            self.algorithm, self.replay, self.rng, first.algorithm.batch_size
-        )
+        self.learner = Learner(self.algorithm, self.replay, self.rng, first.algorithm.batch_size)
         self.num_evaluations = 0
 
     @property
@@ -189,4 +192,4 @@ class TrainingBlock:
 def _quantiles(config: TrainConfig, device: torch.device) -> Tensor | None:
     if config.noise.noise_distribution != "empirical":
         return None
-    return torch.from_numpy(envs.load_quantiles(config.task.env)).to(device)
+    return torch.from_numpy(load_quantiles(config.task.env)).to(device)

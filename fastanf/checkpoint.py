@@ -1,7 +1,7 @@
 """Checkpoints of a block: tensors in safetensors, counters in JSON, never pickle.
 
-A checkpoint is a folder with `tensors.safetensors` and `state.json`. It is written beside its place, flushed to disk and then
-renamed; the one before stays until the new one is whole.
+A checkpoint is a folder with `tensors.safetensors` and `state.json`. It is written beside its
+place, flushed to disk and then renamed; the one before stays until the new one is whole.
 """
 
 from __future__ import annotations

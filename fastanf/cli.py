@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from envs import registry
+from envs.empirical import load_quantiles
 from fastanf.config import (
     ALIASES,
     OPTIONS,
@@ -120,6 +121,8 @@ def build_study(
     """
     for env, backend in dict.fromkeys((lane.task.env, lane.task.backend) for lane in lanes):
         registry.validate(env, backend)
+    for env in dict.fromkeys(lane.task.env for lane in lanes if _needs_quantiles(lane)):
+        load_quantiles(env)
     # torch is imported from here on: what is wrong above is said at once.
     from fastanf.activations import make_activation
     from fastanf.plan import make_blocks, make_plan
@@ -128,6 +131,10 @@ def build_study(
         make_activation(network.activation, network.activation_args, network.activation_per_neuron)
     plan = make_plan(make_blocks(lanes), run.device, notes)
     return Study(run, tuple(lanes), plan.blocks, plan, tuple(command_line))
+
+
+def _needs_quantiles(lane: TrainConfig) -> bool:
+    return lane.noise.noise_distribution == "empirical" and lane.noise.noise_fraction > 0
 
 
 def _study(arguments: list[str]) -> Study:

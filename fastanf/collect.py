@@ -1,6 +1,7 @@
 """One lock-step environment step of all lanes, from observation to replay.
 
-Axes: L lanes, E environments per lane, N = L * E rows of the simulator (lane-major), D real features, A actions.
+Axes: L lanes, E environments per lane, N = L * E rows of the simulator (lane-major), D real
+features, A actions.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from fastanf.algorithms.actor_critic import ActorCritic
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, Stream
 
-# Products with few columns are slow, and round differently alone and in a batch (MKL 2024.2, 8 lanes x [256, 850]:
-# 1.7 ms for 1 or 10 columns, 0.44 ms for 16); rows of observations are filled up to a multiple of this.
+# Products with few columns are slow, and round differently alone and in a batch (MKL 2024.2, 8
+# lanes x [256, 850]: 1.7 ms for 1 or 10 columns, 0.44 ms for 16); rows of observations are filled
+# up to a multiple of this.
 ROW_MULTIPLE = 16
 
 
 def fill_rows(rows: Tensor) -> Tensor:
-    """[L, E, .] -> [L, E', .] with E' the next multiple of ROW_MULTIPLE; the new rows repeat the first."""
+    """[L, E, .] -> [L, E', .] with E' the next multiple of ROW_MULTIPLE; the new rows repeat
+    the first.
+    """
     missing = -rows.shape[1] % ROW_MULTIPLE
     if missing == 0:
         return rows
@@ -35,8 +39,8 @@ class Collector:
         algorithm: acts.
         replay: receives the transitions.
         rng: random numbers of the lanes.
-        permute_period: environment steps of a lane after which its features change places, at the end of the
-            episode that is going on; 0 is never. Counted after the random steps.
+        permute_period: environment steps of a lane after which its features change places, at the
+            end of the episode that is going on; 0 is never. Counted after the random steps.
     """
 
     def __init__(

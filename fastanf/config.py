@@ -361,7 +361,7 @@ class OptimizerConfig(Group):
     optimizer: str = option("MaskAdam", kind="lane", choices=("MaskAdam", "Adam", "SGD"))
     """MaskAdam keeps gradient and moments of inactive connections at zero; Adam does not."""
     learning_rate: float = option(1e-3, kind="lane", aliases=("lr",), allowed=_POSITIVE)
-    """Step size."""
+    """Step size of the optimizer."""
     weight_decay: float = option(2e-4, kind="lane", allowed=_NOT_NEGATIVE)
     """L2 penalty, added to the gradient of every parameter."""
 

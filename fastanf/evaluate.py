@@ -1,6 +1,7 @@
 """Deterministic episodes of all lanes at once.
 
-Axes: L lanes, M episodes per lane, N = L * M rows of the simulator (lane-major). Source of the protocol: arXiv 2302.06548, Sec. 5.
+Axes: L lanes, M episodes per lane, N = L * M rows of the simulator (lane-major). Source of the
+protocol: arXiv 2302.06548, Sec. 5.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def evaluate(env: VecEnv, algorithm: ActorCritic, num_lanes: int, round_index: i
 def _step_running(
     env: VecEnv, action: np.ndarray, obs: np.ndarray, running: np.ndarray, returns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Step the rows whose episode still runs, all rows where the backend can do no less; adds to returns."""
+    """Step the rows whose episode still runs, all rows where the backend can do no less; adds
+    to returns.
+    """
     if isinstance(env, RowVecEnv):
         step = env.step_rows(action[running], running)
         obs = obs.copy()

@@ -1,14 +1,18 @@
 """What a network sees of an extremely noisy environment: D real features among F, the others noise.
 
-Axes: L lanes, B rows (a minibatch, or E environments), D real features, F features with noise, P permutations so far.
-Inputs of networks are feature-major, [L, F, B]. Source: Grooten et al. 2023, arXiv 2302.06548, Sec. 3 and 5.3.
+Axes: L lanes, B rows (a minibatch, or E environments), D real features, F features with noise, P
+permutations so far. Inputs of networks are feature-major, [L, F, B]. Source: Grooten et al. 2023,
+arXiv 2302.06548, Sec. 3 and 5.3.
 
-Noise is never stored: feature i of row r is a pure function of (lane seed, stream, r, i), see kernels/noise.py.
+Noise is never stored: feature i of row r is a pure function of (lane seed, stream, r, i), see
+kernels/noise.py.
  * `per_call`: every call of a network draws fresh rows (the published code's behaviour);
- * `per_step`: the row is the observation's id in the replay, so a replayed observation shows the noise that was
+ * `per_step`: the row is the observation's id in the replay, so a replayed observation shows the
+   noise that was
    observed, and all networks see the same.
 
-In the transfer setting all F features change places together from time to time. Networks stay where they are.
+In the transfer setting all F features change places together from time to time. Networks stay
+where they are.
 """
 
 from __future__ import annotations
@@ -29,8 +33,10 @@ class NoisyFeatures:
         num_features: F >= D.
         std: [L] standard deviation of Gaussian noise, scale of empirical noise.
         redraw: "per_call" or "per_step".
-        quantiles: [D, K] marginal quantiles of the real features (empirical noise), or None (Gaussian).
-        permute_replay: True shows old observations in the newest order, False in the order they were observed in.
+        quantiles: [D, K] marginal quantiles of the real features (empirical noise), or None
+            (Gaussian).
+        permute_replay: True shows old observations in the newest order, False in the order they
+            were observed in.
     """
 
     def __init__(
@@ -51,12 +57,18 @@ class NoisyFeatures:
         self.quantiles = quantiles
         self.permute_replay = permute_replay
         L, device = rng.key.shape[0], rng.key.device
-        # Place f shows canonical feature source[l, p, f] from time since[l, p] on; None while no lane has permuted.
+        # Place f shows canonical feature source[l, p, f] from time since[l, p] on; None while no
+        # lane has permuted.
         self.source: Tensor | None = None
         self.since = torch.zeros(L, 1, dtype=torch.int64, device=device)
 
     def draw(
-        self, obs: Tensor, row: Tensor, stream: Stream, extra_rows: int = 0, time: Tensor | None = None
+        self,
+        obs: Tensor,
+        row: Tensor,
+        stream: Stream,
+        extra_rows: int = 0,
+        time: Tensor | None = None,
     ) -> Tensor:
         """Observations among their noise.
 
@@ -65,7 +77,8 @@ class NoisyFeatures:
             row: [L, B] int64 row ids of the noise.
             stream: the random stream that the row ids belong to.
             extra_rows: rows left uninitialised behind the features (a critic's actions).
-            time: [L, B] int64 when each observation was made, for the order it was observed in; None for the newest.
+            time: [L, B] int64 when each observation was made, for the order it was observed in;
+                None for the newest.
 
         Returns:
             [L, F + extra_rows, B] float32.
@@ -109,7 +122,7 @@ class NoisyFeatures:
             lanes: [L] bool, which lanes do.
             time: environment step per environment of the first observation in the new order.
         """
-        L, P = self.since.shape
+        L = self.since.shape[0]
         identity = torch.arange(self.num_features, device=self.since.device).expand(L, 1, -1)
         source = identity if self.source is None else self.source
         order = self.rng.permutation(Stream.PERMUTATION, time, self.num_features)  # [L, F]
@@ -137,7 +150,9 @@ class NoisyFeatures:
 
 
 class FeatureView:
-    """Network inputs of one minibatch: a fresh draw at every call, or the same noise each time (`per_step`)."""
+    """Network inputs of one minibatch: a fresh draw at every call, or the same noise each time
+    (`per_step`).
+    """
 
     def __init__(
         self,
@@ -153,7 +168,9 @@ class FeatureView:
         self._drawn: Tensor | None = None
 
     def draw(self, extra_rows: int = 0) -> Tensor:
-        """[L, F + extra_rows, B] features for one network call; the extra rows are the caller's to fill."""
+        """[L, F + extra_rows, B] features for one network call; the extra rows are the caller's
+        to fill.
+        """
         features = self._features
         if features.redraws_per_call:
             L, B, _ = self._obs.shape

@@ -1,6 +1,7 @@
 """The learner of one block: samples a minibatch per lane and updates all lanes at once.
 
-Axes: L lanes, B minibatch. Everything it touches stays on one device; no figure crosses to the host until a record asks.
+Axes: L lanes, B minibatch. Everything it touches stays on one device; no figure crosses to the
+host until a record asks.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Learner:
 def keep_freed_memory() -> None:
     """Let the C library keep the megabytes that an update frees, for the next update.
 
-    glibc returns large blocks to the system and gets them back page by page, zeroed: every intermediate result would be paid
-    for twice. Elsewhere than on glibc this does nothing.
+    glibc returns large blocks to the system and gets them back page by page, zeroed: every
+    intermediate result would be paid for twice. Elsewhere than on glibc this does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,12 +1,13 @@
 """Stacked multilayer perceptrons of all lanes: tanh actor, squashed-Gaussian actor, twin critic.
 
-Axes: L lanes, C = 2 critics, G = L (actors) or L * C (critics, lane-major), F features, A actions, H hidden units, B batch.
-Inside the networks activations are feature-major, [., H, B] (sparse/layers.py says why).
+Axes: L lanes, C = 2 critics, G = L (actors) or L * C (critics, lane-major), F features, A actions,
+H hidden units, B batch. Inside the networks activations are feature-major, [., H, B]
+(sparse/layers.py says why).
 """
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -29,7 +30,8 @@ class StackedMLP:
     Args:
         layers: from input to output.
         activation: applied after every layer but the last.
-        activation_parameters: per hidden layer, tensors [G, H or 1, 1] of a learnable activation; empty for a fixed one.
+        activation_parameters: per hidden layer, tensors [G, H or 1, 1] of a learnable activation;
+            empty for a fixed one.
     """
 
     def __init__(
@@ -46,18 +48,29 @@ class StackedMLP:
         """[L, I, B] -> [G, O, B]."""
         return self._rest(self.layers[0].forward(x))
 
-    def forward_frozen(self, x: Tensor, action: Tensor) -> Tensor:
-        """Like `forward` on [x, action] with a gradient for the action alone: [L, F, B], [L, A, B] -> [G, O, B]."""
-        return self._rest(self.layers[0].forward_frozen(x, action), is_frozen=True)
+    def forward_split(self, x: Tensor, action: Tensor) -> Tensor:
+        """Like `forward` on an input in two parts: [L, F, B], [L, A, B] -> [G, O, B]."""
+        return self._rest(self.layers[0].forward_split(x, action))
 
-    def _rest(self, hidden: Tensor, is_frozen: bool = False) -> Tensor:
+    def _rest(self, hidden: Tensor) -> Tensor:
         for index, layer in enumerate(self.layers[1:]):
             parameters = self.activation_parameters[index]
-            if is_frozen:
-                parameters = {name: tensor.detach() for name, tensor in parameters.items()}
-                layer = layer.frozen()
             hidden = layer.forward(self.activation(hidden, index, **parameters))
         return hidden
+
+    def frozen(self, copy: slice = slice(None), num_copies: int = 1) -> StackedMLP:
+        """The network without gradients of its own, on the same memory; `copy` picks among a
+        lane's C copies.
+        """
+        activation_parameters = [
+            {
+                name: tensor.detach().unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
+                for name, tensor in tensors.items()
+            }
+            for tensors in self.activation_parameters
+        ]
+        layers = [layer.frozen(copy, num_copies) for layer in self.layers]
+        return StackedMLP(layers, self.activation, activation_parameters)
 
     def parameters(self) -> Iterator[Parameter]:
         """Every trained tensor, layer by layer."""
@@ -69,7 +82,9 @@ class StackedMLP:
                 yield Parameter(f"{index}.activation.{name}", tensor, None)
 
     def target_copy(self) -> StackedMLP:
-        """A copy of the weights, without gradients, on the same connections (the same mask tensors)."""
+        """A copy of the weights, without gradients, on the same connections (the same mask
+        tensors).
+        """
         layers = [
             MaskedLinear(layer.weight.detach().clone(), layer.bias.detach().clone(), layer.mask)
             for layer in self.layers
@@ -78,7 +93,7 @@ class StackedMLP:
             {name: tensor.detach().clone() for name, tensor in tensors.items()}
             for tensors in self.activation_parameters
         ]
-        return StackedMLP(layers, copy.copy(self.activation), activation_parameters)
+        return StackedMLP(layers, self.activation, activation_parameters)
 
 
 def build_mlp(
@@ -92,7 +107,8 @@ def build_mlp(
 ) -> StackedMLP:
     """A stacked network with its own random weights and connections in every lane and copy.
 
-    Weights are drawn as for a dense layer, then masked, without a correction of the fan-in (as published).
+    Weights are drawn as for a dense layer, then masked, without a correction of the fan-in (as
+    published).
 
     Args:
         rng: random numbers of the lanes.
@@ -101,14 +117,15 @@ def build_mlp(
         active_counts: per layer, per lane, how many connections are active.
         num_copies: C for critics, 1 for an actor.
         activation: between the layers.
-        initialisation: "xavier" (uniform, bias 0; SAC) or "fan_in" (torch.nn.Linear's default; TD3).
+        initialisation: "xavier" (uniform, bias 0; SAC) or "fan_in" (torch.nn.Linear's default;
+            TD3).
 
     Returns:
         A StackedMLP whose tensors require gradients.
     """
     L, C = rng.key.shape[0], num_copies
     layers, activation_parameters = [], []
-    for index, (num_inputs, num_outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (num_inputs, num_outputs) in enumerate(itertools.pairwise(sizes)):
         step = network * 1000 + index
         shape = (C, num_outputs, num_inputs)
         if initialisation == "xavier":
@@ -142,14 +159,18 @@ class ActionRange(NamedTuple):
     offset: Tensor  # [A, 1]
 
     @staticmethod
-    def from_limits(low: Sequence[float], high: Sequence[float], device: torch.device) -> ActionRange:
+    def from_limits(
+        low: Sequence[float], high: Sequence[float], device: torch.device
+    ) -> ActionRange:
         """The range [low, high] of each action component, in the environment's units."""
         lows, highs = (torch.tensor(x, dtype=torch.float32, device=device) for x in (low, high))
         return ActionRange(((highs - lows) / 2).unsqueeze(1), ((highs + lows) / 2).unsqueeze(1))
 
 
 class TanhActor:
-    """Deterministic policy a = offset + scale * tanh(f(x)). Source: Fujimoto et al. 2018, arXiv 1802.09477, Sec. 5."""
+    """Deterministic policy a = offset + scale * tanh(f(x)). Source: Fujimoto et al. 2018, arXiv
+    1802.09477, Sec. 5.
+    """
 
     def __init__(self, mlp: StackedMLP, action_range: ActionRange):
         self.mlp, self.action_range = mlp, action_range
@@ -162,7 +183,8 @@ class TanhActor:
 class GaussianActor:
     """Squashed-Gaussian policy with state-dependent mean and deviation.
 
-    u ~ N(mean(x), exp(log_std(x))^2), a = offset + scale * tanh(u). Source: Haarnoja et al. 2018, arXiv 1812.05905, App. C.
+    u ~ N(mean(x), exp(log_std(x))^2), a = offset + scale * tanh(u). Source: Haarnoja et al. 2018,
+    arXiv 1812.05905, App. C.
     """
 
     def __init__(self, mlp: StackedMLP, action_range: ActionRange):
@@ -176,8 +198,8 @@ class GaussianActor:
     def sample(self, x: Tensor, standard_normal: Tensor) -> tuple[Tensor, Tensor]:
         """Reparameterised action and its log-density.
 
-        log pi(a|x) = sum_i log N(u_i; mean_i, std_i) - log(scale_i * (1 - tanh(u_i)^2)), the latter in the stable form
-        2 * (log 2 - u - softplus(-2 u)).
+        log pi(a|x) = sum_i log N(u_i; mean_i, std_i) - log(scale_i * (1 - tanh(u_i)^2)), the
+        latter in the stable form 2 * (log 2 - u - softplus(-2 u)).
 
         Args:
             x: [L, F, B].
@@ -202,13 +224,18 @@ class TwinCritic:
         self.mlp = mlp
 
     def value(self, x: Tensor, action: Tensor) -> Tensor:
-        """Q_c(x, a). `x` [L, F + A, B] leaves its last A rows for the action [L, A, B], which is written there: [L, C, B]."""
+        """Q_c(x, a). `x` [L, F + A, B] leaves its last A rows for the action [L, A, B], which
+        is written there: [L, C, B].
+        """
         x[:, -action.shape[1] :] = action
         return self.mlp.forward(x).view(x.shape[0], -1, x.shape[2])  # [G, 1, B] -> [L, C, B]
 
-    def frozen_value(self, x: Tensor, action: Tensor) -> Tensor:
-        """Q_c(x, a) with a gradient for the action alone: [L, F, B], [L, A, B] -> [L, C, B]."""
-        return self.mlp.forward_frozen(x, action).view(x.shape[0], -1, x.shape[2])
+    def frozen_value(self, x: Tensor, action: Tensor, num_critics: int = NUM_CRITICS) -> Tensor:
+        """Q_c(x, a) of the first critics, with a gradient for the action alone: [L, F, B], [L,
+        A, B] -> [L, C, B].
+        """
+        frozen = self.mlp.frozen(slice(num_critics), NUM_CRITICS)
+        return frozen.forward_split(x, action).view(x.shape[0], -1, x.shape[2])
 
     def target_copy(self) -> TwinCritic:
         """The target network: a copy without gradients on the same connections."""

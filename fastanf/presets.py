@@ -1,7 +1,7 @@
 """The policies of the papers as presets of settings, and the lanes that a study is made of.
 
-A policy is no code path: dense is sparsity 0, static a topology that never evolves, a moment mask an
-optimizer. Values: ANF, Grooten et al. 2023, arXiv 2302.06548; DS-SAC and DS-TD3, Sokar et
+A policy is no code path: dense is sparsity 0, static a topology that never evolves, a moment mask
+an optimizer. Values: ANF, Grooten et al. 2023, arXiv 2302.06548; DS-SAC and DS-TD3, Sokar et
 al. 2022, arXiv 2106.04217; TowS, Grooten et al., poster "Towards Implementing Truly Sparse
 Connections in Deep RL Agents".
 """

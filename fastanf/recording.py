@@ -6,6 +6,7 @@ Axes: L lanes, M episodes, C critics. Tensors cross to the host here, at evaluat
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,11 @@ from fastanf.records import EvaluationRow, TopologyRow, TrainingRow
 from fastanf.sparse.connectivity import count_connections
 
 
-def manifest(run: RunConfig, command_line: str) -> dict[str, Any]:
+def manifest(run: RunConfig, command_line: Sequence[str]) -> dict[str, Any]:
     """What the run folder says of the command and the machine, beside what it gathers itself."""
     return {
         "run": dataclasses.asdict(run),
-        "command_line": command_line,
+        "command_line": shlex.join(command_line),
         "device": resolve_device(run.device),
         "kernels": kernels.implementation(),
         "num_threads": run.num_threads or torch.get_num_threads(),
@@ -149,12 +150,15 @@ def training_rows(
 def topology_rows(
     block: TrainingBlock, lanes: Sequence[int], step: int, updates: int
 ) -> list[TopologyRow]:
-    """One row a lane, network and sparse layer; the first layer's connections split into real and noise."""
+    """One row a lane, network and sparse layer; the first layer's connections split into real
+    and noise.
+    """
     rows = []
     for topology in block.algorithm.topologies:
         is_actor = topology.network == ACTOR
         C = topology.num_copies
         for layer_index, layer, _ in topology.layers:
+            assert layer.mask is not None
             mask = layer.mask.view(len(lanes), C, *layer.mask.shape[1:])
             active = mask.flatten(2).sum(2).tolist()
             possible = layer.mask[0].numel()

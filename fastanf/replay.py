@@ -1,15 +1,17 @@
 """Uniform experience replay of all lanes on the learner's device, each observation stored once.
 
-Axes: L lanes, T ring slots in time, E environments per lane, D real features, A actions, B minibatch.
+Axes: L lanes, T ring slots in time, E environments per lane, D real features, A actions, B
+minibatch.
 
-Time t of a lane holds the observations o[t, e]; the successor of a transition is the observation in the next slot, so
-that only one copy is kept. Where an episode ends, the next slot already shows the new episode; the true last
-observation is then kept in a small side table and found through `final_slot`. No sampled transition crosses a reset.
+Time t of a lane holds the observations o[t, e]; the successor of a transition is the observation
+in the next slot, so that only one copy is kept. Where an episode ends, the next slot already shows
+the new episode; the true last observation is then kept in a small side table and found through
+`final_slot`. No sampled transition crosses a reset.
 
-Every observation has an id (`obs_id`, `next_obs_id`): 2 * (t * E + e) for o[t, e], and that plus 1 for the last observation of an
-episode whose final transition started at (t, e). Noise is a function of this id (features.py), so a noisy
-observation can be drawn again from the replay without having been stored. Ids are not stored either: they follow from
-the slot's age.
+Every observation has an id (`obs_id`, `next_obs_id`): 2 * (t * E + e) for o[t, e], and that plus 1
+for the last observation of an episode whose final transition started at (t, e). Noise is a
+function of this id (features.py), so a noisy observation can be drawn again from the replay
+without having been stored. Ids are not stored either: they follow from the slot's age.
 """
 
 from __future__ import annotations
@@ -46,10 +48,14 @@ def replay_bytes(capacity: int, num_features: int, num_actions: int, envs_per_la
         envs_per_lane: E; the ring has ceil(capacity / E) + 1 slots of E transitions.
 
     Returns:
-        Bytes: observations, actions and rewards in float32, one byte of not_terminated, four of final_slot.
+        Bytes: observations, actions and rewards in float32, one byte of not_terminated, four of
+            final_slot.
     """
     rows = (_num_slots(capacity, envs_per_lane)) * envs_per_lane
-    return rows * (4 * num_features + 4 * num_actions + 4 + 1 + 4) + _FIRST_FINAL_SLOTS * 4 * num_features
+    return (
+        rows * (4 * num_features + 4 * num_actions + 4 + 1 + 4)
+        + _FIRST_FINAL_SLOTS * 4 * num_features
+    )
 
 
 def _num_slots(capacity: int, envs_per_lane: int) -> int:
@@ -57,7 +63,9 @@ def _num_slots(capacity: int, envs_per_lane: int) -> int:
 
 
 class LaneReplay:
-    """Ring of transitions [L, T, E, .] with T = ceil(capacity / E) + 1 slots; the newest slot holds an observation only."""
+    """Ring of transitions [L, T, E, .] with T = ceil(capacity / E) + 1 slots; the newest slot
+    holds an observation only.
+    """
 
     def __init__(
         self,
@@ -70,7 +78,8 @@ class LaneReplay:
     ):
         if capacity < envs_per_lane:
             raise ValueError(
-                f"replay_capacity is {capacity}; it must be at least envs_per_lane ({envs_per_lane})"
+                f"replay_capacity is {capacity}; "
+                f"it must be at least envs_per_lane ({envs_per_lane})"
             )
         L, T, E = num_lanes, _num_slots(capacity, envs_per_lane), envs_per_lane
         self.obs = torch.zeros(L, T, E, num_features, device=device)
@@ -79,7 +88,8 @@ class LaneReplay:
         self.not_terminated = torch.zeros(L, T, E, dtype=torch.uint8, device=device)
         self.final_slot = torch.full((L, T, E), -1, dtype=torch.int32, device=device)
         self.final_obs = torch.zeros(L, _FIRST_FINAL_SLOTS, num_features, device=device)
-        # Host-side bookkeeping of the side table: which slots are free, which the ring's time t still needs.
+        # Host-side bookkeeping of the side table: which slots are free, which the ring's time t
+        # still needs.
         self._free_final: list[list[int]] = [
             list(range(_FIRST_FINAL_SLOTS))[::-1] for _ in range(L)
         ]
@@ -102,10 +112,12 @@ class LaneReplay:
         return min(max(self.time, 0), self.num_slots - 1) * self.obs.shape[2]
 
     def start_(self, obs: Tensor) -> None:
-        """Put the observation after a full reset [L, E, D] in the newest slot, which then begins an episode.
+        """Put the observation after a full reset [L, E, D] in the newest slot, which then begins
+        an episode.
 
-        In a replay that already holds transitions (a resumed run, whose environments begin anew), the observation that
-        was newest becomes the last one of its episode; no transition leads from it to the new one.
+        In a replay that already holds transitions (a resumed run, whose environments begin anew),
+        the observation that was newest becomes the last one of its episode; no transition leads
+        from it to the new one.
         """
         if self.time > 0:
             slot, newest = (self.time - 1) % self.num_slots, self.obs[:, self.time % self.num_slots]
@@ -129,7 +141,8 @@ class LaneReplay:
             action: [L, E, A] float32.
             reward: [L, E] float32.
             terminated: [L, E] bool; the task ended, which a time limit does not do.
-            done: [L, E] bool on the host; the environment was reset after this step, for whatever reason.
+            done: [L, E] bool on the host; the environment was reset after this step, for whatever
+                reason.
             final_obs: [L, E, D] observation before that reset.
             next_obs: [L, E, D] observation after it, where the next transition starts.
         """
@@ -165,7 +178,8 @@ class LaneReplay:
             free[:0] = range(2 * S - 1, S - 1, -1)
 
     def sample(self, rng: LaneRng, update: int, batch_size: int) -> Batch:
-        """Draw a minibatch per lane, uniformly with replacement, each lane by its own random stream.
+        """Draw a minibatch per lane, uniformly with replacement, each lane by its own random
+        stream.
 
         Args:
             rng: random numbers of the lanes.
@@ -180,7 +194,7 @@ class LaneReplay:
         """
         if self.size == 0:
             raise ValueError("replay is empty: add transitions before sampling")
-        L, T, E, _ = self.obs.shape
+        E = self.envs_per_lane
         pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))  # [L, B]
         time, env = self.time - self.size // E + pick // E, pick % E
         return self.transitions(time, env)

@@ -1,4 +1,5 @@
-"""The training loop: blocks one after the other, each through random steps, learning, evaluation and records.
+"""The training loop: blocks one after the other, each through random steps, learning, evaluation
+and records.
 
 Steps are a lane's environment steps after its random ones, as in the published curves.
 """
@@ -61,8 +62,8 @@ def train(study: Study) -> int:
 def resume(run_dir: str | Path) -> int:
     """Continue a run from its checkpoints.
 
-    Weights, moments, masks, temperature, permutation, replay and random counters go on where they were; the simulators begin
-    new episodes.
+    Weights, moments, masks, temperature, permutation, replay and random counters go on where they
+    were; the simulators begin new episodes.
 
     Raises:
         ValueError: there is no run, or its checkpoint cannot be read.
@@ -186,9 +187,7 @@ class _BlockRun:
         with meter.paused():
             returns = block.evaluate()
         step, updates = self.step * block.replay.envs_per_lane, block.learner.num_updates
-        rows = recording.evaluation_rows(
-            block, self.lanes, returns, step, updates, self._wall_s()
-        )
+        rows = recording.evaluation_rows(block, self.lanes, returns, step, updates, self._wall_s())
         self.folder.append_training(
             recording.training_rows(block, self.lanes, step, updates, meter.take())
         )
@@ -204,18 +203,22 @@ class _BlockRun:
     def _save(self, block: TrainingBlock, is_finished: bool) -> None:
         self.progress.phase("saving")
         tensors, state = block.state_dict()
-        if is_finished:  # a finished block is never trained again; its replay would only fill the disk
+        if (
+            is_finished
+        ):  # a finished block is never trained again; its replay would only fill the disk
             tensors = {k: v for k, v in tensors.items() if not k.startswith("replay/")}
         progress = {"step": self.step, "wall_s": self._wall_s(), "is_finished": is_finished}
         checkpoint.save(self.path, tensors, state | progress)
         self.saved_s = time.perf_counter()
         self.progress.phase("")
 
-    def _restore_(self, block: TrainingBlock, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    def _restore_(
+        self, block: TrainingBlock, tensors: dict[str, Any], state: dict[str, Any]
+    ) -> None:
         block.load_state_dict_(tensors, state)
         self.step, self.trained_s = state["step"], state["wall_s"]
         step = self.step * block.replay.envs_per_lane
-        self.folder.truncate_after(dict.fromkeys(self.lanes, step))
+        self.folder.truncate_after(dict(zip(self.lanes, [step] * len(self.lanes), strict=True)))
         self._show_again()
 
     def _show_again(self) -> None:

@@ -1,11 +1,12 @@
-"""The actor-critic that SAC and TD3 share: networks, targets, optimizers and the order of one update.
+"""The actor-critic that SAC and TD3 share: networks, targets, optimizers and the order of one
+update.
 
-Axes: L lanes, C = 2 critics, B minibatch, A actions, F features. Losses are reduced over the batch and summed over lanes and critics,
-so that a lane's gradient is its own.
+Axes: L lanes, C = 2 critics, B minibatch, A actions, F features. Losses are reduced over the batch
+and summed over lanes and critics, so that a lane's gradient is its own.
 
-One update: critics, then (every `policy_delay` updates) the actor, the targets in the same pass as the optimizer's, then the
-topology of the lanes that are due. Moving a target together with its network is exact: nothing reads the targets
-between the critics' step and the end of the update.
+One update: critics, then (every `policy_delay` updates) the actor, the targets in the same pass as
+the optimizer's, then the topology of the lanes that are due. Moving a target together with its
+network is exact: nothing reads the targets between the critics' step and the end of the update.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from fastanf.sparse.mask_adam import StackedOptimizer
 from fastanf.sparse.trim import trim_to_
 
 ACTOR, CRITIC = 0, 1
-# Network calls of one update that may draw features; the next update's calls are numbered from there.
+# Network calls of one update that may draw features; the next update's calls are numbered from
+# there.
 CALLS_PER_UPDATE = 8
 
 
@@ -79,7 +81,9 @@ class AlgorithmSettings:
     use_sgd: bool = False
     """Plain gradient descent in place of Adam."""
     trim_targets: bool = False
-    """Targets keep as many connections as the network, the largest, wherever they are (the published rule)."""
+    """Targets keep as many connections as the network, the largest, wherever they are (the
+    published rule).
+    """
 
 
 class Losses(NamedTuple):
@@ -139,7 +143,12 @@ class ActorCritic(ABC):
         s = self.settings
         targets = () if target is None else target.parameters()
         return StackedOptimizer(
-            network.parameters(), targets, s.learning_rate, s.weight_decay, s.mask_moments, s.use_sgd
+            network.parameters(),
+            targets,
+            s.learning_rate,
+            s.weight_decay,
+            s.mask_moments,
+            s.use_sgd,
         )
 
     def _topology(
@@ -183,7 +192,9 @@ class ActorCritic(ABC):
             topology.evolve_if_due_(update)
 
     def _tau_now(self, update: int) -> Tensor | None:
-        """[L] step of the targets in this update, zero in lanes whose period has not passed; None if in no lane."""
+        """[L] step of the targets in this update, zero in lanes whose period has not passed;
+        None if in no lane.
+        """
         is_due = [update % period == 0 for period in self.settings.target_period]
         if all(is_due):
             return self.settings.tau

@@ -24,7 +24,8 @@ def soft_target(
     discount: Tensor,
     temperature: Tensor,
 ) -> Tensor:
-    """Soft Bellman target y = r + discount * not_terminated * (min_c Q_c(s', a') - temperature * log pi(a'|s')).
+    """Soft Bellman target y = r + discount * not_terminated * (min_c Q_c(s', a') - temperature *
+    log pi(a'|s')).
 
     Source: Haarnoja et al. 2018, arXiv 1812.05905, eq. 2 and 3 with the minimum of twin critics.
 
@@ -73,9 +74,7 @@ class SAC(ActorCritic):
 
     def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
         B = batch.reward.shape[1]
-        next_action, log_density = self.actor.sample(
-            next_view.draw(), self._normal(B, 2 * update)
-        )
+        next_action, log_density = self.actor.sample(next_view.draw(), self._normal(B, 2 * update))
         q_next = self.target_critic.value(next_view.draw(self.num_actions), next_action)
         return soft_target(
             q_next, log_density, batch.reward, batch.not_terminated, self.settings.discount,
@@ -83,7 +82,9 @@ class SAC(ActorCritic):
         )  # fmt: skip
 
     def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
-        """Minimise E[temperature * log pi(a|s) - min_c Q_c(s, a)]. Source: arXiv 1812.05905, eq. 7 and 9."""
+        """Minimise E[temperature * log pi(a|s) - min_c Q_c(s, a)]. Source: arXiv 1812.05905,
+        eq. 7 and 9.
+        """
         x = view.draw()
         action, log_density = self.actor.sample(x, self._normal(x.shape[2], 2 * update + 1))
         q = self.critic.frozen_value(view.draw(), action).amin(1)  # [L, B]
@@ -100,14 +101,16 @@ class SAC(ActorCritic):
 
     @torch.no_grad()
     def _update_temperature_(self, entropy: Tensor, num_steps: int) -> None:
-        """Minimise log temperature * (entropy - target), target = -A. Source: arXiv 1812.05905, eq. 18 in its log form."""
+        """Minimise log temperature * (entropy - target), target = -A. Source: arXiv 1812.05905,
+        eq. 18 in its log form.
+        """
         s = self.settings
         grad = (entropy + self.num_actions).unsqueeze(1)
         rate = torch.where(s.automatic_temperature, s.learning_rate, 0.0)
+        exp_avg, exp_avg_sq = self._temperature_moments[0], self._temperature_moments[1]
         mask_adam_(
-            self.log_temperature, grad, *self._temperature_moments, num_steps, rate,
-            torch.zeros_like(rate),
-        )  # fmt: skip
+            self.log_temperature, grad, exp_avg, exp_avg_sq, num_steps, rate, torch.zeros_like(rate)
+        )
 
     @torch.no_grad()
     def explore(self, x: Tensor, step: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""TD3, twin delayed deep deterministic policy gradient, on stacked lanes. Source: Fujimoto et al. 2018, arXiv 1802.09477.
+"""TD3, twin delayed deep deterministic policy gradient, on stacked lanes. Source: Fujimoto et al.
+2018, arXiv 1802.09477.
 
 Axes: L lanes, C = 2 critics, B minibatch, A actions.
 """
@@ -62,7 +63,7 @@ class TD3(ActorCritic):
     def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
         """Maximise E[Q_1(s, pi(s))]. Source: arXiv 1802.09477, Alg. 1."""
         action = self.actor.deterministic(view.draw())
-        q = self.critic.frozen_value(view.draw(), action)[:, 0]  # [L, B]
+        q = self.critic.frozen_value(view.draw(), action, num_critics=1)[:, 0]  # [L, B]
         loss = -q.mean(-1)
         grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
         self.actor_optimizer.step_(grads, tau)

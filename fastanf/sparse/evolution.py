@@ -1,7 +1,8 @@
 """When and where the connections of one network change, for all lanes of a block.
 
-Axes: L lanes, C critics (1 for an actor), G = L * C rows of a layer's stacked weights. Each lane has its own topology, period and drop fraction;
-sparse/topology.py holds the rules. Source: SET, Mocanu et al. 2018, arXiv 1707.04780; Grooten et al. 2023, Alg. 1.
+Axes: L lanes, C critics (1 for an actor), G = L * C rows of a layer's stacked weights. Each lane
+has its own topology, period and drop fraction; sparse/topology.py holds the rules. Source: SET,
+Mocanu et al. 2018, arXiv 1707.04780; Grooten et al. 2023, Alg. 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class TopologySettings:
 
 
 class TopologyEvolution:
-    """Changes the connections of one network's sparse layers, and of its target, which shares their masks."""
+    """Changes the connections of one network's sparse layers, and of its target, which shares
+    their masks.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,8 @@ class TopologyEvolution:
 
     @torch.no_grad()
     def evolve_if_due_(self, update: int) -> bool:
-        """Drop and grow in the lanes whose turn it is after update number `update` (the first is 1).
+        """Drop and grow in the lanes whose turn it is after update number `update` (the first is
+        1).
 
         Returns:
             Whether any lane was due.

@@ -1,12 +1,13 @@
 """One sparse linear layer of all lanes, in the masked layout.
 
-Axes: G = L lanes, or L * C lanes x critics, lane-major; O outputs, I inputs, B batch. Activations are FEATURE-MAJOR, [G, I, B]: a weight
-matrix multiplies from the left, so that twin critics share one product with their common input, noise is drawn in
-rows of features, and a layout that stores only active connections can vectorise over the batch.
+Axes: G = L lanes, or L * C lanes x critics, lane-major; O outputs, I inputs, B batch. Activations
+are FEATURE-MAJOR, [G, I, B]: a weight matrix multiplies from the left, so that twin critics share
+one product with their common input, noise is drawn in rows of features, and a layout that stores
+only active connections can vectorise over the batch.
 
-The interface that every layout offers: `forward`, `forward_frozen`, `parameters`, `active`, `evolve_` on the connections,
-`to_dense`. The masked layout keeps weights [G, O, I] that are exactly zero where the mask is, so the forward product
-needs no mask at all; the optimizer keeps them there (kernels/mask_adam.py).
+The interface that every layout offers: `forward`, `forward_split`, `frozen`, `active` and
+`to_dense`. The masked layout keeps weights [G, O, I] that are exactly zero where the mask is, so
+the forward product needs no mask at all; the optimizer keeps them there (kernels/mask_adam.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Below this many rows MKL takes another route for a single product than for a batch of them, with other rounding.
+# Below this many rows MKL takes another route for a single product than for a batch of them, with
+# other rounding.
 _SMALL_OUTPUT = 8
 
 
@@ -32,9 +34,9 @@ class Parameter(NamedTuple):
 def stacked_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """bias + weight @ x for each stacked row.
 
-    A row's result has the same bits whether it is alone or among others: a lone small product is computed as a batch of two,
-    because MKL 2024.2 rounds 6-row products differently in the two cases (the only such size found among
-    1..512 rows and 16..256 columns).
+    A row's result has the same bits whether it is alone or among others: a lone small product is
+    computed as a batch of two, because MKL 2024.2 rounds 6-row products differently in the two
+    cases (the only such size found among 1..512 rows and 16..256 columns).
 
     Args:
         weight: [G, O, I].
@@ -55,7 +57,8 @@ class MaskedLinear:
     """A stacked linear layer whose inactive weights are zero.
 
     Args:
-        weight: [G, O, I], zero where the mask is; a leaf that requires a gradient when it is trained.
+        weight: [G, O, I], zero where the mask is; a leaf that requires a gradient when it is
+            trained.
         bias: [G, O].
         mask: [G, O, I] bool, or None when every row is dense.
     """
@@ -65,20 +68,31 @@ class MaskedLinear:
     mask: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[G, I, B] -> [G, O, B]. With fewer input rows than G, each serves G / rows consecutive copies (twin critics)."""
+        """[G, I, B] -> [G, O, B]. With fewer input rows than G, each serves G / rows
+        consecutive copies (twin critics).
+        """
         return _shared_affine(self.weight, self.bias, x)
 
-    def forward_frozen(self, x: Tensor, action: Tensor) -> Tensor:
-        """The same on inputs (x, action) [., I - A, B] and [., A, B], with a gradient for the action alone."""
-        num_actions = action.shape[1]
-        weight = self.weight.detach()
-        with torch.no_grad():
-            hidden = _shared_affine(weight[..., :-num_actions], self.bias, x)
-        return hidden + _shared_matmul(weight[..., -num_actions:], action)
+    def forward_split(self, x: Tensor, action: Tensor) -> Tensor:
+        """The same on an input in two parts, features and action: [., I - A, B], [., A, B] -> [G,
+        O, B].
 
-    def frozen(self) -> MaskedLinear:
-        """The layer without gradients of its own, on the same memory."""
-        return MaskedLinear(self.weight.detach(), self.bias.detach(), self.mask)
+        With frozen weights only the action's few columns enter the backward pass.
+        """
+        num_actions = action.shape[1]
+        hidden = _shared_affine(self.weight[..., :-num_actions], self.bias, x)
+        return hidden + _shared_matmul(self.weight[..., -num_actions:], action)
+
+    def frozen(self, copy: slice = slice(None), num_copies: int = 1) -> MaskedLinear:
+        """The layer without gradients of its own, on the same memory; `copy` picks among the C
+        copies of a lane.
+        """
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor.detach().unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
+
+        mask = None if self.mask is None else pick(self.mask)
+        return MaskedLinear(pick(self.weight), pick(self.bias), mask)
 
     def active(self) -> Tensor:
         """[G] number of active connections."""

@@ -1,8 +1,10 @@
-"""Optimizers of stacked, masked parameters: MaskAdam, Adam and SGD, with the target's polyak step in the same pass.
+"""Optimizers of stacked, masked parameters: MaskAdam, Adam and SGD, with the target's polyak step
+in the same pass.
 
-Axes: L lanes; a parameter [G, ...] is seen as [L, n]. MaskAdam is Adam whose gradient and both moments are zero where a
-connection is inactive (Grooten et al. 2023, arXiv 2302.06548, Sec. 4). With `mask_moments` False in a lane, its moments follow the dense
-gradient and only the weights are masked (DS of Sokar et al. 2022). Both can stand in one block.
+Axes: L lanes; a parameter [G, ...] is seen as [L, n]. MaskAdam is Adam whose gradient and both
+moments are zero where a connection is inactive (Grooten et al. 2023, arXiv 2302.06548, Sec. 4).
+With `mask_moments` False in a lane, its moments follow the dense gradient and only the weights are
+masked (DS of Sokar et al. 2022). Both can stand in one block.
 """
 
 from __future__ import annotations
@@ -61,11 +63,11 @@ class StackedOptimizer:
         for i, (parameter, grad) in enumerate(zip(self.parameters, grads, strict=True)):
             weight, grad = _per_lane(L, parameter.tensor, grad.contiguous())
             mask = _mask_per_lane(L, parameter.mask)
-            follow = self.targets[i].tensor.view(L, -1) if self.targets and tau is not None else None
+            follow = (
+                self.targets[i].tensor.view(L, -1) if self.targets and tau is not None else None
+            )
             if self.use_sgd:
-                mask_sgd_(
-                    weight, grad, self.learning_rate, self.weight_decay, mask, follow, tau
-                )
+                mask_sgd_(weight, grad, self.learning_rate, self.weight_decay, mask, follow, tau)
                 continue
             mask_adam_(
                 weight,

@@ -1,7 +1,8 @@
-"""Targets trimmed by magnitude to the number of non-zero weights of their network (the published rule).
+"""Targets trimmed by magnitude to the number of non-zero weights of their network (the published
+rule).
 
-Axes: G stacked rows. Kept for comparison only: it sorts every sparse layer at every step of the targets. By default targets live
-on their network's connections, which costs nothing.
+Axes: G stacked rows. Kept for comparison only: it sorts every sparse layer at every step of the
+targets. By default targets live on their network's connections, which costs nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from fastanf.sparse.masks import select_smallest
 
 @torch.no_grad()
 def trim_to_(target: Tensor, online: Tensor) -> None:
-    """Set the smallest weights of each row of `target` to zero, until as many are left as `online` has.
+    """Set the smallest weights of each row of `target` to zero, until as many are left as `online`
+    has.
 
     Args:
         target: [G, ...] weights of the target network.

@@ -65,3 +65,8 @@ def test_number_of_threads_changes_nothing() -> None:
     for action in exploring_actions(one.spec, 6, 40, np.random.default_rng(0)):
         for a, b in zip(one.step(action), two.step(action), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_option_that_would_break_lock_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="'batch_size' is unknown to Hopper-v3"):
+        envs.make("Hopper-v3", seeds=[1, 2], batch_size=1)
