@@ -40,7 +40,10 @@ def resume_command(argv: Sequence[str]) -> int:
         complain(f"RUN_DIR must be the folder of a run (with manifest.json), got {argv[0]!r}")
     from fastanf.runner import resume
 
-    return resume(argv[0])
+    try:
+        return resume(argv[0])
+    except ValueError as error:
+        complain(str(error))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

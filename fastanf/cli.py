@@ -144,7 +144,9 @@ def _study(arguments: list[str]) -> Study:
     overrides = _train_values(values, labels)
     run = _run_config(values, labels)
     policies = _words(values.get("policy", [OPTIONS["policy"].default]))
-    envs = _words(values.get("env", []))
+    envs = _words(values.get("env", [OPTIONS["env"].default]))
+    if not envs:
+        raise ValueError("--env must be one or more tasks, e.g. HalfCheetah-v3, got none")
     overrides |= _published_values(values, overrides, policies)
     vary = _vary_values(run.vary)
     expansion = expand(policies, vary, run.num_seeds, overrides, run.first_seed, envs)
@@ -296,7 +298,9 @@ def _run_dir(run: RunConfig, lanes: Sequence[TrainConfig]) -> str:
             return str(path)
     else:
         path = Path(run.run_dir).expanduser()
-        if not run.run_dir.strip() or path.exists() or path.is_symlink():
+        if not run.run_dir.strip():
+            raise ValueError("--run_dir must be the name of a new folder, got none")
+        if path.exists() or path.is_symlink():
             raise ValueError(
                 f"--run_dir must be a new folder, got {run.run_dir!r}, which exists; to go on with "
                 f"it: python -m fastanf resume {run.run_dir}"

@@ -9,9 +9,11 @@ Defaults: Grooten et al. 2023, arXiv 2302.06548.
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
+import itertools
 import math
-import textwrap
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -219,12 +221,17 @@ def did_you_mean(value: object, names: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(by_lower[name] for name in near)}?)" if near else ""
 
 
+@functools.cache
+def _class_bodies(module: str) -> dict[str, list[ast.stmt]]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
 def field_docs(owner: type) -> dict[str, str]:
-    """The docstring under each annotated field of a class, by field name."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """The docstring under each annotated field of a module's class, by field name."""
+    body = _class_bodies(owner.__module__)[owner.__name__]
     docs = {}
-    for statement, after in zip(body.body, body.body[1:], strict=False):
+    for statement, after in itertools.pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             text = after.value.value if is_doc else ""  # pyright: ignore[reportAttributeAccessIssue]

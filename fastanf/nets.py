@@ -199,7 +199,7 @@ class GaussianActor:
         """Reparameterised action and its log-density.
 
         log pi(a|x) = sum_i log N(u_i; mean_i, std_i) - log(scale_i * (1 - tanh(u_i)^2)), the
-        latter in the stable form 2 * (log 2 - u - softplus(-2 u)).
+        latter in the stable form 2 * (log 2 - u + log sigmoid(2 u)).
 
         Args:
             x: [L, F, B].
@@ -212,7 +212,9 @@ class GaussianActor:
         log_std = log_std.clamp(*LOG_STD_RANGE)
         u = mean + log_std.exp() * standard_normal
         log_normal = -0.5 * standard_normal.square() - log_std - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+        # Not softplus: torch computes it in another way at the end of a tensor, where other lanes
+        # may or may not follow.
+        log_slope = 2 * (math.log(2) - u + torch.nn.functional.logsigmoid(2 * u))
         log_density = (log_normal - log_slope - self.action_range.scale.log()).sum(1)
         return self.action_range.offset + self.action_range.scale * torch.tanh(u), log_density
 

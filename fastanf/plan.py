@@ -210,15 +210,20 @@ class Plan:
             if needed <= self.available:
                 continue
             fits = _fitting_capacity(block, self.available)
-            advice = (
-                f"allowed is --replay_capacity {fits} or less"
+            capacity = block.config.schedule.replay_capacity
+            subject, advice = (
+                (f"replay_capacity {capacity}", f"allowed is --replay_capacity {fits} or less")
                 if fits
-                else "allowed are fewer lanes (--num_seeds) or smaller networks (--hidden)"
+                else (
+                    "even the smallest replay",
+                    "allowed are fewer lanes or smaller networks "
+                    "(--num_seeds, --hidden, --noise_fraction)",
+                )
             )
             raise ValueError(
-                f"replay_capacity {block.config.schedule.replay_capacity} with {len(block.lanes)} "
-                f"lanes in block {number} needs {_mib(needed)} of memory, {_mib(self.available)} "
-                f"are free on {self.device}; {advice}"
+                f"{subject} with {_count(len(block.lanes), 'lane')} in block {number} needs more "
+                f"memory than the {_mib(self.available)} free on {self.device} "
+                f"({_mib(needed)} as given); {advice}"
             )
 
     def text(self) -> str:

@@ -107,7 +107,7 @@ def test_too_little_memory_names_a_replay_that_fits() -> None:
     with pytest.raises(ValueError) as caught:
         Plan(blocks, "cpu", available).check_memory()
     message = str(caught.value)
-    assert message.startswith("replay_capacity 1000000 with 4 lanes in block 1 needs ")
+    assert message.startswith("replay_capacity 1000000 with 4 lanes in block 1 needs more ")
     fits = int(message.split("--replay_capacity ")[1].split()[0])
     assert block_memory(blocks[0], fits).total <= available
     assert block_memory(blocks[0], int(fits * 1.1)).total > available

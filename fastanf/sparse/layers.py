@@ -20,7 +20,7 @@ from torch import Tensor
 
 # Below this many rows MKL takes another route for a single product than for a batch of them, with
 # other rounding.
-_SMALL_OUTPUT = 8
+_SMALL_SIDE = 8
 
 
 class Parameter(NamedTuple):
@@ -46,7 +46,7 @@ def stacked_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     Returns:
         [G, O, B].
     """
-    if weight.shape[0] == 1 and weight.shape[1] <= _SMALL_OUTPUT:
+    if weight.shape[0] == 1 and weight.shape[1] <= _SMALL_SIDE:
         twice = stacked_affine(weight.expand(2, -1, -1), bias.expand(2, -1), x.expand(2, -1, -1))
         return twice[:1]
     return torch.baddbmm(bias.unsqueeze(-1), weight, x)
@@ -116,4 +116,9 @@ def _shared_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 def _shared_matmul(weight: Tensor, x: Tensor) -> Tensor:
     G, num_outputs, num_inputs = weight.shape
     L, _, B = x.shape
-    return torch.bmm(weight.reshape(L, -1, num_inputs), x).view(G, num_outputs, B)
+    joint = weight.reshape(L, -1, num_inputs)
+    if L == 1 and num_inputs <= _SMALL_SIDE:  # the gradient of x is the small product here
+        product = torch.bmm(joint.expand(2, -1, -1), x.expand(2, -1, -1))[:1]
+    else:
+        product = torch.bmm(joint, x)
+    return product.view(G, num_outputs, B)

@@ -59,9 +59,8 @@ def test_reference_is_chosen_by_the_environment_and_agrees():
 
 @pytest.mark.skipif(kernels.NATIVE is None, reason="kernels are not compiled")
 def test_native_is_chosen_where_it_was_built():
-    for choice in ("auto", "native"):
-        result = run_probe(choice, PACKAGE.parent)
-        assert result.stdout.startswith("native ") and result.stderr == ""
+    result = run_probe("native", PACKAGE.parent)
+    assert result.stdout.startswith("native ") and result.stderr == ""
 
 
 def test_auto_without_library_warns_once_and_computes(root_without_library: Path):

@@ -1,7 +1,8 @@
 """The compiled CPU kernels, loaded through ctypes (which releases the interpreter lock).
 
 The library links against OpenMP's runtime by the name that torch's own copy carries, so that after
-`import torch` both share one pool of threads.
+`import torch` both share one pool of threads. A waiting thread of that pool spins for milliseconds
+where GOMP_SPINCOUNT is not set, which costs dearly when other processes want the same cores.
 """
 
 from __future__ import annotations

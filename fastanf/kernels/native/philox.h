@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "elements.h"
+#include "variates.h"
 
 namespace {
 
@@ -22,7 +23,6 @@ using fastanf::RandomArgs;
 
 constexpr int kLanesOfWork = 16;  // counters in flight
 constexpr int kRounds = 7;
-constexpr int kTablePoints = 257;        // of a distribution function given by its quantiles
 constexpr int kChunksOfRows = 16;        // row tables held at once: 256 rows
 constexpr int64_t kWordsPerPiece = 8192; // work of one parallel task, at least
 constexpr uint64_t kMul0 = 0xD2511F53u, kMul1 = 0xCD9E8D57u;
@@ -160,60 +160,6 @@ inline void words_of_counters(const uint64_t* block, const uint64_t* row, uint32
     finish_rounds(c, keys, 0, words);
 }
 
-// u = (2 floor(w / 2^9) + 1) 2^-24, exact in float32, in (0, 1).
-inline __attribute__((always_inline)) float uniform(uint32_t w) {
-    return (float)(int32_t)((w >> 8) | 1u) * 0x1p-24f;
-}
-
-// Inverse of a distribution function given at 257 points: the top 8 bits choose the bin.
-inline __attribute__((always_inline)) float quantile(uint32_t w, const float* table, float scale) {
-    const uint32_t bin = w >> 24;
-    const float fraction = (float)(int32_t)(w & 0xFFFFFFu) * 0x1p-24f;
-    const float low = table[bin];
-    return (low + fraction * (table[bin + 1] - low)) * scale;
-}
-
-// scale * sqrt(-2 ln u1) * (cos, sin)(2 pi u2), each within 8 units in the last place.
-inline __attribute__((always_inline)) void box_muller(uint32_t w1, uint32_t w2, float scale,
-                                                      float& n0, float& n1) {
-    // ln u1: mantissa in [sqrt(1/2), sqrt(2)), minimax polynomial of log1p, relative error 3e-8.
-    const int32_t sqrt_half = 0x3F3504F3;
-    const int32_t shifted = bits_of((float)(int32_t)((w1 >> 8) | 1u)) - sqrt_half;
-    const float exponent = (float)((shifted >> 23) - 24);
-    const float x = float_of((shifted & 0x7FFFFF) + sqrt_half) - 1.0f;
-    float q = -0.174696822f;
-    q = __builtin_fmaf(q, x, 0.286150420f);
-    q = __builtin_fmaf(q, x, -0.298359479f);
-    q = __builtin_fmaf(q, x, 0.331410166f);
-    q = __builtin_fmaf(q, x, -0.399241442f);
-    q = __builtin_fmaf(q, x, 0.500035105f);
-    q = __builtin_fmaf(q, x, -0.666679004f);
-    q = __builtin_fmaf(q, x, 0.999999832f);
-    const float log1p_part = __builtin_fmaf(x * x, q, -2.0f * x);
-    const float radius = scale * __builtin_sqrtf(__builtin_fmaf(exponent, -1.38629436f, log1p_part));
-
-    // Angle: 2 pi u2 = quadrant * pi / 2 + angle, angle in [-pi / 4, pi / 4], exact in integers.
-    const uint32_t turn = w2 | 0x100u;
-    const float angle = (float)((int32_t)(turn << 2) >> 10) * 3.74507099e-07f;  // pi / 2^23
-    const uint32_t quadrant = turn + 0x20000000u;  // in bits 31 and 30
-    const float z = angle * angle;
-    float s = -1.95152831e-4f;
-    s = __builtin_fmaf(s, z, 8.33216076e-3f);
-    s = __builtin_fmaf(s, z, -0.166666546f);
-    s = __builtin_fmaf(s * z, angle, angle);
-    float c = 2.44384513e-5f;
-    c = __builtin_fmaf(c, z, -1.38873675e-3f);
-    c = __builtin_fmaf(c, z, 4.16666469e-2f);
-    c = __builtin_fmaf(c, z, -0.5f);
-    c = __builtin_fmaf(c, z, 1.0f);
-    const bool swap = (quadrant & 0x40000000u) != 0;
-    const float cosine = swap ? s : c, sine = swap ? c : s;
-    const uint32_t cosine_sign = (quadrant + 0x40000000u) & 0x80000000u;
-    const uint32_t sine_sign = quadrant & 0x80000000u;
-    n0 = radius * float_of(bits_of(cosine) ^ (int32_t)cosine_sign);
-    n1 = radius * float_of(bits_of(sine) ^ (int32_t)sine_sign);
-}
-
 // Four words of sixteen counters become four values each.
 struct Values {
     alignas(64) float v[4][kLanesOfWork];
@@ -244,6 +190,27 @@ inline __attribute__((always_inline)) void transform(const Words& words, float s
     }
 }
 
+// Copies up to sixteen values in pieces of fixed size: no call, and no loads across two stores.
+inline __attribute__((always_inline)) void copy_few(float* to, const float* from, int count) {
+    if (count & 16) {
+        std::memcpy(to, from, 64);
+        return;
+    }
+    if (count & 8) {
+        std::memcpy(to, from, 32);
+        to += 8, from += 8;
+    }
+    if (count & 4) {
+        std::memcpy(to, from, 16);
+        to += 4, from += 4;
+    }
+    if (count & 2) {
+        std::memcpy(to, from, 8);
+        to += 2, from += 2;
+    }
+    if (count & 1) *to = *from;
+}
+
 // Writes `count` neighbouring rows of one feature.
 template <Draw kDraw>
 inline __attribute__((always_inline)) void store_rows(const RandomArgs& a, int64_t offset,
@@ -257,7 +224,7 @@ inline __attribute__((always_inline)) void store_rows(const RandomArgs& a, int64
         const float* table = table_of(a, feature);
         for (int i = 0; i < count; ++i) to[i] = quantile(word[i], table, scale);
     } else {
-        std::memcpy((float*)a.out + offset, value, 4 * (size_t)count);
+        copy_few((float*)a.out + offset, value, count);
     }
 }
 

@@ -1,0 +1,164 @@
+"""Builders and comparisons that several tests share: a random task, small blocks, one lane of a state.
+
+Axes: L lanes, N = L * E environment rows, D real features, A actions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import envs
+from envs.interface import EnvSpec, Step
+from fastanf.block import TrainingBlock
+from fastanf.config import TrainConfig
+from fastanf.presets import lane_config
+from fastanf.replay import Batch, LaneReplay
+
+CPU = torch.device("cpu")
+
+
+class RandomVecEnv:
+    """Observations drawn at random, rewards of obs and action; episodes end both ways."""
+
+    def __init__(self, spec: EnvSpec, seeds: Sequence[int], num_threads: int = 1):
+        self.spec, self.num_rows = spec, len(seeds)
+        self._rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._elapsed = np.zeros(self.num_rows, dtype=np.int64)
+        self._obs = np.zeros((self.num_rows, spec.num_features), dtype=np.float32)
+
+    def _draw(self) -> NDArray[np.float32]:
+        D = self.spec.num_features
+        return np.stack([rng.normal(size=D) for rng in self._rngs]).astype(np.float32)
+
+    def reset(self) -> NDArray[np.float32]:
+        self._elapsed[:] = 0
+        self._obs = self._draw()
+        return self._obs
+
+    def step(self, actions: NDArray[np.float32]) -> Step:
+        reward = (self._obs[:, 0] - np.square(actions - self._obs[:, :1]).sum(1)).astype(np.float32)
+        self._elapsed += 1
+        final_obs, next_episode = self._draw(), self._draw()
+        terminated = final_obs[:, 0] > 1.5
+        truncated = (self._elapsed >= self.spec.max_episode_steps) & ~terminated
+        done = terminated | truncated
+        self._elapsed[done] = 0
+        self._obs = np.where(done[:, None], next_episode, final_obs)
+        return Step(self._obs, reward, terminated, truncated, final_obs)
+
+    def close(self) -> None:
+        pass
+
+
+def _random_task(env_id: str, num_features: int, num_actions: int, limit: float) -> EnvSpec:
+    low, high = (-limit,) * num_actions, (limit,) * num_actions
+    return EnvSpec(env_id, num_features, num_actions, low, high, max_episode_steps=9)
+
+
+envs.register_backend(
+    "random",
+    RandomVecEnv,
+    [
+        _random_task("Small-v0", 5, 2, 1.0),
+        _random_task("Cheetah-v0", 17, 6, 1.0),
+        _random_task("Humanoid-v0", 40, 17, 0.4),
+    ],
+)
+
+
+def make_lane(policy: str, seed: int, **settings: Any) -> TrainConfig:
+    """A lane on the random task Small-v0, small networks, unless the settings say otherwise."""
+    small = {
+        "env": "Small-v0",
+        "backend": "random",
+        "noise_fraction": 0.5,
+        "hidden": (12, 9),
+        "batch_size": 16,
+        "start_timesteps": 150,
+        "max_timesteps": 500,
+        "eval_episodes": 1,
+    }
+    if small.keys() & settings.keys():
+        small = {name: value for name, value in small.items() if name not in settings}
+    return lane_config(policy, {**small, **settings}).replace(seed=seed)
+
+
+def make_block(lanes: Sequence[TrainConfig], num_random_steps: int = 0) -> TrainingBlock:
+    """A block on the CPU whose replay holds that many random steps."""
+    block = TrainingBlock(lanes, CPU, num_threads=1)
+    for _ in range(num_random_steps):
+        block.collector.random_step_()
+    return block
+
+
+def lane_of_batch(batch: Batch, lane: int) -> Batch:
+    """One lane's minibatch, without the lane axis."""
+    return Batch(*(tensor[lane] for tensor in batch))
+
+
+def lane_state(block: TrainingBlock, lane: int) -> dict[str, Tensor]:
+    """Everything that training changed in one lane: networks, masks, moments, replay in order of time."""
+    L = len(block.lanes)
+    state = {}
+    for name, tensor in block.learner.state_dict().items():
+        if name == "log_temperature.moments":  # [2, L, 1]
+            tensor = tensor.transpose(0, 1)
+        state[name] = tensor.reshape(L, -1)[lane] if tensor.ndim else tensor
+    for name, tensor in replay_content(block.replay)._asdict().items():
+        state[f"replay.{name}"] = tensor[lane]
+    return state
+
+
+def replay_content(replay: LaneReplay) -> Batch:
+    """All transitions of a replay, oldest first."""
+    E = replay.envs_per_lane
+    pick = torch.arange(replay.size)
+    time, env = replay.time - replay.size // E + pick // E, pick % E
+    L = replay.obs.shape[0]
+    return replay.transitions(time.expand(L, -1), env.expand(L, -1))
+
+
+def unequal_names(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that differ in any bit of their values (NaN differs from NaN)."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def to_float64_(block: TrainingBlock) -> None:
+    """Let a block's learner compute in float64; what the random streams give stays what it is.
+
+    The caller makes the reference kernels compute, because the compiled ones know float32 only.
+    """
+    algorithm, lanes = block.algorithm, block.lanes
+
+    def widen(value: Any) -> Any:
+        is_narrow = isinstance(value, Tensor) and value.dtype == torch.float32
+        return value.double() if is_narrow else value
+
+    decimals = {
+        field.name: torch.tensor([lane.get(field.name) for lane in lanes], dtype=torch.float64)
+        for field in dataclasses.fields(algorithm.settings)
+        if isinstance(getattr(algorithm.settings, field.name), Tensor)
+        and getattr(algorithm.settings, field.name).dtype == torch.float32
+    }
+    algorithm.settings = dataclasses.replace(algorithm.settings, **decimals)
+    for network in algorithm.networks().values():
+        for _, tensor, _ in network.parameters():
+            tensor.data = tensor.data.double()
+    for optimizer in (algorithm.actor_optimizer, algorithm.critic_optimizer):
+        optimizer.learning_rate = algorithm.settings.learning_rate
+        optimizer.weight_decay = algorithm.settings.weight_decay
+        optimizer.exp_avg = [moment.double() for moment in optimizer.exp_avg]
+        optimizer.exp_avg_sq = [moment.double() for moment in optimizer.exp_avg_sq]
+    for name in ("log_temperature", "_temperature_moments"):
+        if hasattr(algorithm, name):
+            setattr(algorithm, name, widen(getattr(algorithm, name)))
+    features, draw = block.features, block.features.draw
+    features.draw = lambda *args, **kwargs: draw(*args, **kwargs).double()
