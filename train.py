@@ -2,7 +2,7 @@
 
 import sys
 
-from fastanf.__main__ import train_command
+from fastanf.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:]))
+    sys.exit(main(["train", *sys.argv[1:]]))

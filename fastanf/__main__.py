@@ -1,11 +1,12 @@
 """`python -m fastanf`: the commands that train, and that go on with a run."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastanf.cli import complain, parse_command_line
-from fastanf.config import did_you_mean
+from fastanf.options import did_you_mean
 
 USAGE = """usage: python -m fastanf COMMAND ...
 
@@ -23,9 +24,12 @@ def train_command(argv: Sequence[str]) -> int:
     print(study.plan.text(), flush=True)
     if study.run.plan:
         return 0
-    from fastanf.runner import train
+    from fastanf.runner import Refused, train
 
-    return train(study)
+    try:
+        return train(study)
+    except Refused as error:
+        complain(str(error))
 
 
 def resume_command(argv: Sequence[str]) -> int:
@@ -38,13 +42,16 @@ def resume_command(argv: Sequence[str]) -> int:
         complain(f"resume takes one RUN_DIR, got {' '.join(argv) or 'none'}")
     if not (Path(argv[0]) / "manifest.json").is_file():
         complain(f"RUN_DIR must be the folder of a run (with manifest.json), got {argv[0]!r}")
-    from fastanf.runner import resume
+    from fastanf.runner import Refused, resume
 
     try:
         return resume(argv[0])
-    except ValueError as error:
+    except Refused as error:
         complain(str(error))
 
+
+EXIT_BROKEN_PIPE = 128 + 13
+"""As a shell reports a program that was ended by SIGPIPE."""
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
@@ -69,7 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         hint = did_you_mean(arguments[0], COMMANDS)
         complain(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]!r}{hint}")
-    return command(arguments[1:])
+    try:
+        try:
+            return command(arguments[1:])
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:  # as of `| head`: the reader has what it wanted
+        # Python tries at exit to write what is left, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from fastanf.evaluate import evaluate
 from fastanf.features import NoisyFeatures
 from fastanf.lanes import LaneTable
 from fastanf.learner import Learner
-from fastanf.plan import lane_networks
+from fastanf.networks import lane_networks
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, row_seeds
 from fastanf.sparse.evolution import TopologySettings

@@ -36,8 +36,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     for file in fresh.iterdir():
         _flush(file)
     old = path.with_name(path.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
+    if path.exists():  # else a crash came between the renames, and `old` is the one to keep
+        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     fresh.rename(path)
     _flush(path.parent)

@@ -22,55 +22,33 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from envs import registry
 from envs.empirical import load_quantiles
+from fastanf.activations import make_activation
 from fastanf.config import (
     ALIASES,
     OPTIONS,
     RUN_OPTIONS,
-    Option,
-    RunConfig,
     TrainConfig,
-    did_you_mean,
     group_help,
     normalize,
     train_option,
 )
+from fastanf.options import Option, did_you_mean
 from fastanf.presets import PRESET_ALIASES, PRESETS, expand
+from fastanf.published_flags import (
+    ALREADY_SO,
+    ELSEWHERE,
+    TRANSLATED,
+    is_number,
+    published_values,
+)
+from fastanf.settings import RunConfig
 
 if TYPE_CHECKING:
-    from fastanf.plan import Block, Plan
+    from fastanf.grouping import Block
+    from fastanf.plan import Plan
 
 _SEVERAL = ("policy", "env", "vary")
 """Options that take one or more words."""
-
-_ELSEWHERE: Mapping[str, str] = {
-    "algorithm": "it follows from --policy",
-    "variant": "it follows from --vary",
-    "env_init_friction": "it belongs to a task that is not offered; leave it out",
-    "empty_buffer_on_env_change": "the replay is kept; see --permute_replay",
-    "refill_timesteps": "the replay is kept; see --permute_replay",
-    "refill_mode": "the replay is kept; see --permute_replay",
-    "load_model": "use `python -m fastanf resume RUN_DIR`",
-    "save_model_period": "use --checkpoint_minutes",
-    "outname": "use --run_dir",
-    "load_noise_distribution": "use --noise_distribution empirical",
-    "ann_earlystoptopologychange": "connections change to the end; use --topology static for none",
-    "not_save_model": "records and checkpoints are always written; use --run_dir to say where",
-    "not_save_results": "records and checkpoints are always written; use --run_dir to say where",
-    "not_print_comments": "use --plain, and send the output elsewhere",
-}
-"""Flags (of the published code, mostly) without a counterpart: what to use instead."""
-
-_ALREADY_SO = ("save_model", "save_results", "print_comments")
-"""Published switches that ask for what is done anyway."""
-
-_TRANSLATED: Mapping[str, str] = {
-    "adjust_env_period": "--permute_period N; -1 is never",
-    "num_hid_layers": "--hidden, as many widths",
-    "num_hid_neurons": "--hidden, as wide",
-    "policy_freq": "TD3 policies: --policy_delay N --target_period N",
-    "sac_type": "only Gaussian",
-}
-"""Published flags that stand for other settings."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +101,12 @@ def build_study(
         registry.validate(env, backend)
     for env in dict.fromkeys(lane.task.env for lane in lanes if _needs_quantiles(lane)):
         load_quantiles(env)
-    # torch is imported from here on: what is wrong above is said at once.
-    from fastanf.activations import make_activation
-    from fastanf.plan import make_blocks, make_plan
-
     for network in dict.fromkeys(lane.network for lane in lanes):
         make_activation(network.activation, network.activation_args, network.activation_per_neuron)
+    # torch is imported from here on: what is wrong above is said at once.
+    from fastanf.grouping import make_blocks
+    from fastanf.plan import make_plan
+
     plan = make_plan(make_blocks(lanes), run.device, notes)
     return Study(run, tuple(lanes), plan.blocks, plan, tuple(command_line))
 
@@ -147,7 +125,7 @@ def _study(arguments: list[str]) -> Study:
     envs = _words(values.get("env", [OPTIONS["env"].default]))
     if not envs:
         raise ValueError("--env must be one or more tasks, e.g. HalfCheetah-v3, got none")
-    overrides |= _published_values(values, overrides, policies)
+    overrides |= published_values(values, overrides, policies)
     vary = _vary_values(run.vary)
     expansion = expand(policies, vary, run.num_seeds, overrides, run.first_seed, envs)
     if run.wandb_mode != "disabled" and importlib.util.find_spec("wandb") is None:
@@ -177,7 +155,7 @@ def _normalized(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             spelled[name] = typed
             value = value if fixed is None else fixed
             tokens.append(f"--{name}={value}" if is_joined or fixed is not None else f"--{name}")
-        elif re.fullmatch(r"-[A-Za-z].*", token) and token != "-h" and not _is_number(token):
+        elif re.fullmatch(r"-[A-Za-z].*", token) and token != "-h" and not is_number(token):
             raise ValueError(
                 f"{token} is not an option{did_you_mean(normalize(token), _all_flags())}"
             )
@@ -192,9 +170,9 @@ def _normalized(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def _flag(typed: str) -> tuple[str, str | None]:
     """The flag's own name, and its value where the spelling holds it (--no_tensorboard)."""
     name = normalize(typed)
-    if name in _ELSEWHERE:
-        raise ValueError(f"{typed} is not an option here: {_ELSEWHERE[name]}")
-    if name == "help" or name in _TRANSLATED or name in _ALREADY_SO:
+    if name in ELSEWHERE:
+        raise ValueError(f"{typed} is not an option here: {ELSEWHERE[name]}")
+    if name == "help" or name in TRANSLATED or name in ALREADY_SO:
         return name, None
     if name in ALIASES:
         return ALIASES[name], None
@@ -209,16 +187,8 @@ def _option(name: str) -> Option:
 
 
 def _all_flags() -> list[str]:
-    flags = [*ALIASES, *_TRANSLATED, *_ALREADY_SO]
-    return [f"--{name}" for name in flags if name not in _ELSEWHERE]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    flags = [*ALIASES, *TRANSLATED, *ALREADY_SO]
+    return [f"--{name}" for name in flags if name not in ELSEWHERE]
 
 
 def _words(values: Sequence[str]) -> list[str]:
@@ -258,34 +228,6 @@ def _vary_values(items: Sequence[str]) -> dict[str, list[Any]]:
         texts = [text for text in values.split(",") if text]
         vary[name] = [entry.parse(text, f"--vary {name}") for text in texts]
     return vary
-
-
-def _published_values(
-    values: Mapping[str, Any], overrides: Mapping[str, Any], policies: Sequence[str]
-) -> dict[str, Any]:
-    """Settings that translated flags of the published code stand for."""
-    result: dict[str, Any] = {}
-    if values.get("sac_type", "gaussian").lower() != "gaussian":
-        raise ValueError(f"--sac_type must be Gaussian, got {values['sac_type']!r}")
-    if "adjust_env_period" in values:
-        text = values["adjust_env_period"]
-        never = _is_number(text) and float(text) == -1
-        period = OPTIONS["permute_period"].parse("0" if never else text, "--adjust_env_period")
-        result["permute_period"] = period
-    if "num_hid_layers" in values or "num_hid_neurons" in values:
-        size = OPTIONS["batch_size"]  # any positive integer
-        count = size.parse(values.get("num_hid_layers", "2"), "--num_hid_layers")
-        width = size.parse(values.get("num_hid_neurons", "256"), "--num_hid_neurons")
-        result["hidden"] = (width,) * count
-    if "policy_freq" in values:
-        if not all(policy.upper().endswith("TD3") for policy in policies):
-            raise ValueError("--policy_freq must go with TD3 policies only; use --policy_delay")
-        period = OPTIONS["policy_delay"].parse(values["policy_freq"], "--policy_freq")
-        result |= {"policy_delay": period, "target_period": period}
-    for name in result:
-        if name in overrides:
-            raise ValueError(f"--{name} must not go with a published flag that stands for it")
-    return result
 
 
 def _run_dir(run: RunConfig, lanes: Sequence[TrainConfig]) -> str:
@@ -349,9 +291,9 @@ def _parser() -> argparse.ArgumentParser:
         for entry in (*OPTIONS.values(), *RUN_OPTIONS.values()):
             if entry.group == group and entry.is_flag:
                 section.add_argument(f"--{entry.name}", **_argument(entry))
-    for name in _TRANSLATED:
+    for name in TRANSLATED:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    for name in _ALREADY_SO:
+    for name in ALREADY_SO:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS, action="store_const", const="true")
     return parser
 
@@ -390,7 +332,7 @@ _METAVARS = {"policy": "P", "env": "E", "vary": "FIELD=V1,V2"}
 
 def _epilog() -> str:
     policies = ", ".join([*PRESETS, *(f"{a} (= {name})" for a, name in PRESET_ALIASES.items())])
-    published = "; ".join(f"--{name} ({meaning})" for name, meaning in _TRANSLATED.items())
+    published = "; ".join(f"--{name} ({meaning})" for name, meaning in TRANSLATED.items())
     text = (
         f"Policies: {policies}. An option applies to every policy, over its own setting; the "
         "dense ones (SAC, TD3) take none of the sparsity's. Dashes, underscores and case of a name "

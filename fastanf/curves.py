@@ -1,16 +1,13 @@
-"""The end of a run at a glance: a table of last returns and a picture of the learning curves.
+"""The end of a run as a picture: mean return against training steps with intervals over seeds.
 
-Lanes that differ only in their seed form a series (policy, variant) of a panel (env, noise
-fraction). Axes of the arrays here: n lanes of a series, S evaluation steps, R bootstrap resamples.
-Intervals are 95% percentile bootstrap intervals of the mean over lanes (Efron 1979); with few lanes
-they are narrower than they should be, so a series with fewer than three has none.
+Panels, series and intervals are those of series.py; lengths are in inches, so that text keeps its
+place whatever the size of the picture.
 """
 
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +19,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fastanf.records import EvaluationRow, write_atomic
-
-NUM_RESAMPLES = 2000
-BOOTSTRAP_SEED = 0
-LEVEL = 0.95
-MIN_LANES = 3
-"""Fewest lanes that get an interval."""
+from fastanf.files import write_atomic
+from fastanf.rows import EvaluationRow
+from fastanf.series import Name, Panel, Series, bootstrap_interval, collect_series, shorten
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 """Okabe and Ito's palette, told apart with the common colour-vision deficiencies; yellow is left
@@ -43,202 +36,7 @@ HEAD_POINTS, FOOT_POINTS = 10, 8
 LABEL_INCHES = 0.36
 """Height of the two lines, of these sizes, that name a curve."""
 
-Panel = tuple[str, float]
-Name = tuple[str, str]
 Style = tuple[str, str | tuple[float, tuple[float, ...]]]
-
-
-@dataclass(frozen=True)
-class Series:
-    """The evaluations of the lanes of one policy and variant in one environment.
-
-    `returns` is [n, S], nan where a lane was not evaluated or its return was not finite.
-    """
-
-    name: Name
-    lanes: tuple[int, ...]
-    steps: np.ndarray
-    returns: np.ndarray
-
-    @property
-    def mean(self) -> np.ndarray:
-        """[S] mean over the lanes that have a return."""
-        valid = np.isfinite(self.returns)
-        total = np.where(valid, self.returns, 0).sum(axis=0)
-        count = valid.sum(axis=0)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def collect_series(evaluations: Iterable[EvaluationRow]) -> dict[Panel, list[Series]]:
-    """Sorts evaluations into panels and series; of a lane's rows at one step the last counts."""
-    panels: dict[Panel, dict[Name, dict[int, dict[int, float]]]] = {}
-    for row in evaluations:
-        names = panels.setdefault((row.env, row.noise_fraction), {})
-        lanes = names.setdefault((row.policy, row.variant), {})
-        lanes.setdefault(row.lane, {})[row.step] = row.return_mean
-    return {
-        panel: [_series(name, lanes) for name, lanes in names.items()]
-        for panel, names in sorted(panels.items())
-    }
-
-
-def _series(name: Name, lanes: Mapping[int, Mapping[int, float]]) -> Series:
-    steps = sorted({step for by_step in lanes.values() for step in by_step})
-    returns = np.array(
-        [[by_step.get(step, np.nan) for step in steps] for by_step in lanes.values()], dtype=float
-    )
-    returns[~np.isfinite(returns)] = np.nan
-    return Series(name, tuple(lanes), np.array(steps), returns)
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95% percentile bootstrap interval of the mean over lanes, from a fixed seed.
-
-    Args:
-        values: [n, S]; nan is left out of its column's mean.
-
-    Returns:
-        low and high, [S] each; nan where fewer than `MIN_LANES` lanes have a value.
-    """
-    n, S = values.shape
-    valid = np.isfinite(values)
-    enough = valid.sum(axis=0) >= MIN_LANES
-    low, high = np.full(S, np.nan), np.full(S, np.nan)
-    if enough.any():
-        rng = np.random.default_rng(BOOTSTRAP_SEED)
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=NUM_RESAMPLES).astype(float)  # [R, n]
-        count = drawn @ valid[:, enough]
-        total = drawn @ np.where(valid, values, 0.0)[:, enough]
-        means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        tail = (1 - LEVEL) / 2
-        low[enough], high[enough] = np.nanquantile(means, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-# --- table ---------------------------------------------------------------------------------------
-
-
-def final_table(
-    evaluations: Sequence[EvaluationRow],
-    max_width: int = 100,
-    num_parameters: Mapping[int, int] | None = None,
-) -> str:
-    """A text table, one line a series, the best of a panel first.
-
-    Args:
-        evaluations: all of the run.
-        max_width: in characters; less needed columns are left out and the variant is shortened
-            until the table fits, as far as it can.
-        num_parameters: lane -> number of active parameters, for a further column.
-
-    Returns:
-        The table and a line that defines its columns; no trailing line break.
-    """
-    panels = collect_series(evaluations)
-    if not panels:
-        return "no evaluations"
-    header = ["env", "noise", "policy", "variant", "lanes", "step", "last return", "95%", "best"]
-    if num_parameters is not None:
-        header.append("parameters")
-    rows = []
-    for panel, series in panels.items():
-        lines = [(_last_mean(one), _table_row(panel, one, num_parameters)) for one in series]
-        lines.sort(key=lambda line: -line[0] if math.isfinite(line[0]) else math.inf)
-        rows += [cells for _, cells in lines]
-    idle = {"env"} if len({env for env, _ in panels}) == 1 else set()
-    if not any(row[header.index("variant")] for row in rows):
-        idle.add("variant")
-    keep = [at for at, name in enumerate(header) if name not in idle]
-    table = [[row[at] for at in keep] for row in [header, *rows]]
-    return "\n".join(
-        [
-            *_fit(table, max_width),
-            "",
-            *textwrap.wrap(_table_note(panels, table[0]), max(20, max_width)),
-        ]
-    )
-
-
-def _last_mean(series: Series) -> float:
-    return float(series.mean[-1])
-
-
-def _table_row(panel: Panel, series: Series, num_parameters: Mapping[int, int] | None) -> list[str]:
-    last = series.returns[:, -1:]
-    low, high = bootstrap_interval(last)
-    n, used = len(series.lanes), int(np.isfinite(last).sum())
-    tops = [np.nanmax(lane) for lane in series.returns if np.isfinite(lane).any()]
-    row = [
-        panel[0],
-        f"{panel[1]:g}",
-        *series.name,
-        str(n) if used == n else f"{used}/{n}",
-        f"{int(series.steps[-1]):,}",
-        _number(_last_mean(series)),
-        f"[{_number(low[0])}, {_number(high[0])}]" if np.isfinite(low[0]) else "-",
-        _number(float(np.mean(tops)) if tops else math.nan),
-    ]
-    if num_parameters is not None:
-        counts = sorted({num_parameters[lane] for lane in series.lanes if lane in num_parameters})
-        row.append("-".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]])))
-    return row
-
-
-def _table_note(panels: Mapping[Panel, Sequence[Series]], header: Sequence[str]) -> str:
-    series = [one for several in panels.values() for one in several]
-    note = "last return: mean over lanes at the last evaluation"
-    if "95%" in header and any(len(one.lanes) >= MIN_LANES for one in series):
-        note += "; 95%: bootstrap interval of that mean over lanes"
-    if "best" in header:
-        note += "; best: mean over lanes of each lane's best evaluation"
-    note += "."
-    if any(not np.isfinite(one.returns[:, -1]).all() for one in series):
-        note += " lanes k/n: only k of n lanes have a finite return there; the others are left out."
-    return note
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
-def _fit(table: list[list[str]], max_width: int) -> list[str]:
-    """Lines of aligned columns, text left and numbers right, no wider than they must be."""
-    header = table[0]
-
-    def widths() -> list[int]:
-        return [max(len(row[at]) for row in table) for at in range(len(header))]
-
-    def excess() -> int:
-        return sum(widths()) + 2 * (len(header) - 1) - max_width
-
-    def leave_out(*names: str) -> None:
-        for name in names:
-            if excess() > 0 and name in header:
-                at = header.index(name)
-                for row in table:
-                    del row[at]
-
-    leave_out("step", "best")
-    if excess() > 0 and "variant" in header:
-        at = header.index("variant")
-        width = max(len("variant"), widths()[at] - excess())
-        for row in table[1:]:
-            row[at] = _shorten(row[at], width)
-    leave_out("parameters", "95%")
-    is_text = [name in ("env", "policy", "variant") for name in header]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if text else cell.rjust(width)
-            for cell, width, text in zip(row, widths(), is_text, strict=True)
-        ).rstrip()
-        for row in table
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
-# --- picture -------------------------------------------------------------------------------------
 
 
 def learning_curve_png(
@@ -444,7 +242,7 @@ def _name(series: Series) -> tuple[str, str]:
     count = f"{n} seed{'s' * (n != 1)}"
     if used < n:  # the end of the mean stands for fewer lanes than its start
         count = f"{used} of {count}"
-    return policy, f"{_shorten(variant, 40)}, {count}" if variant else count
+    return policy, f"{shorten(variant, 40)}, {count}" if variant else count
 
 
 def _label_width(series: Series) -> float:
@@ -456,11 +254,6 @@ def _label_width(series: Series) -> float:
         TextPath((0, 0), foot, FOOT_POINTS),
     ]
     return max(path.get_extents().width for path in paths) / 72
-
-
-def _shorten(text: str, width: int) -> str:
-    """Keeps the end, which is where variants differ."""
-    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
 def _panel_title(panel: Panel) -> str:

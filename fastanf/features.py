@@ -144,9 +144,12 @@ class NoisyFeatures:
 
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        self.source = state.get("source")
-        if self.source is not None:
-            self.since = state["since"]
+        if "source" in state:
+            self.source, self.since = (
+                state[name].to(self.since.device, copy=True) for name in ("source", "since")
+            )
+        else:
+            self.source, self.since = None, torch.zeros_like(self.since[:, :1])
 
 
 class FeatureView:

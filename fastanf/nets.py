@@ -138,7 +138,7 @@ def build_mlp(
         mask = None
         num_connections = num_outputs * num_inputs
         if any(count < num_connections for count in active_counts[index]):
-            keys = rng.bits(Stream.MASK, step, shape).view(L * C, num_connections)
+            keys = rng.bits(Stream.MASK, step, shape).reshape(L * C, num_connections)
             counts = torch.tensor(active_counts[index], device=keys.device).repeat_interleave(C)
             mask = exact_masks(keys, counts).view_as(weight)
             weight = torch.where(mask, weight, 0.0)

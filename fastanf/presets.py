@@ -16,11 +16,11 @@ from fastanf.config import (
     ALIASES,
     OPTIONS,
     TrainConfig,
-    did_you_mean,
     idle_names,
     normalize,
     train_option,
 )
+from fastanf.options import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import torch
 from fastanf import kernels
 from fastanf.algorithms.actor_critic import ACTOR
 from fastanf.block import TrainingBlock
-from fastanf.config import OPTIONS, RunConfig, TrainConfig, from_flat
-from fastanf.plan import resolve_device
-from fastanf.records import EvaluationRow, TopologyRow, TrainingRow
+from fastanf.config import OPTIONS, TrainConfig, from_flat
+from fastanf.memory import resolve_device
+from fastanf.rows import EvaluationRow, TopologyRow, TrainingRow
+from fastanf.settings import RunConfig
 from fastanf.sparse.connectivity import count_connections
 
 

@@ -18,12 +18,15 @@ import torch
 
 from fastanf import checkpoint, recording
 from fastanf.block import TrainingBlock
-from fastanf.config import RunConfig, TrainConfig
-from fastanf.curves import final_table, learning_curve_png
+from fastanf.config import TrainConfig
+from fastanf.curves import learning_curve_png
+from fastanf.final_table import final_table
 from fastanf.learner import keep_freed_memory
-from fastanf.plan import resolve_device
+from fastanf.memory import resolve_device
 from fastanf.progress import Progress, lane_label
-from fastanf.records import RunFolder, read_evaluations, read_lanes, read_manifest
+from fastanf.records import RunFolder, read_manifest
+from fastanf.rows import read_evaluations, read_lanes
+from fastanf.settings import RunConfig
 
 if TYPE_CHECKING:
     from fastanf.cli import Study
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_FINISHED, EXIT_INTERRUPTED = 0, 130
+
+
+class Refused(ValueError):
+    """The run, or its next block, cannot start or go on; one line says why."""
 
 
 class Interrupted(Exception):
@@ -44,18 +51,19 @@ def train(study: Study) -> int:
         The process's exit code.
 
     Raises:
-        ValueError: the folder exists or cannot be written.
+        Refused: the folder exists or cannot be written.
     """
     blocks = [block.lanes for block in study.blocks]
-    rows = recording.lane_rows(blocks)
-    manifest = recording.manifest(study.run, study.command_line)
-    folder = RunFolder.create(
-        study.run.run_dir or "",
-        manifest,
-        rows,
-        tensorboard=study.run.tensorboard,
-        wandb_mode=study.run.wandb_mode,
-    )
+    with _value_errors_refuse():
+        rows = recording.lane_rows(blocks)
+        manifest = recording.manifest(study.run, study.command_line)
+        folder = RunFolder.create(
+            study.run.run_dir or "",
+            manifest,
+            rows,
+            tensorboard=study.run.tensorboard,
+            wandb_mode=study.run.wandb_mode,
+        )
     return _run(folder, study.run, blocks, num_starts=0)
 
 
@@ -66,15 +74,16 @@ def resume(run_dir: str | Path) -> int:
     were; the simulators begin new episodes.
 
     Raises:
-        ValueError: there is no run, or its checkpoint cannot be read.
+        Refused: there is no run, it is finished, or its checkpoint cannot be read.
     """
-    manifest = read_manifest(run_dir)
-    run = RunConfig(**manifest["run"])
-    blocks = recording.blocks_from_rows(read_lanes(run_dir))
-    num_starts = int(manifest.get("num_starts", 0)) + 1
-    if manifest["status"] == "finished":
-        raise ValueError(f"run {str(run_dir)!r} is finished: there is nothing to resume")
-    folder = RunFolder.open(run_dir, tensorboard=run.tensorboard, wandb_mode=run.wandb_mode)
+    with _value_errors_refuse():
+        manifest = read_manifest(run_dir)
+        run = RunConfig(**manifest["run"])
+        blocks = recording.blocks_from_rows(read_lanes(run_dir))
+        num_starts = int(manifest.get("num_starts", 0)) + 1
+        if manifest["status"] == "finished":
+            raise ValueError(f"run {str(run_dir)!r} is finished: there is nothing to resume")
+        folder = RunFolder.open(run_dir, tensorboard=run.tensorboard, wandb_mode=run.wandb_mode)
     folder.set_status("running", num_starts=num_starts)
     return _run(folder, run, blocks, num_starts)
 
@@ -135,30 +144,39 @@ class _BlockRun:
         self.configs, self.num_starts = configs, num_starts
         self.schedule = configs[0].schedule
         self.step = 0  # lock steps after the random ones
+        self.evaluated_step = 0  # the step of the last evaluation that is in the records
         self.started_s = time.perf_counter()
         self.trained_s = 0.0  # wall time of earlier starts
         self.saved_s = self.started_s
 
     def train(self) -> None:
         """Train until `max_timesteps`, evaluating and saving on the way."""
-        saved = checkpoint.load(self.path)
+        with _value_errors_refuse():
+            saved = checkpoint.load(self.path)
         if saved is not None and saved[1]["is_finished"]:
             self._show_again()
             return
-        device = torch.device(resolve_device(self.run.device))
         self.progress.phase("building")
-        block = TrainingBlock(self.configs, device, self.run.num_threads, self.num_starts)
+        with _value_errors_refuse():
+            device = torch.device(resolve_device(self.run.device))
+            block = TrainingBlock(self.configs, device, self.run.num_threads, self.num_starts)
         try:
             if saved is not None:
                 self._restore_(block, *saved)
+            else:  # a run that was killed before its first checkpoint begins again
+                self.folder.truncate_after(dict.fromkeys(self.lanes, -1))
+            self._train_(block)
+        finally:
+            block.close()
+
+    def _train_(self, block: TrainingBlock) -> None:
+        try:
             self._random_steps_(block)
             self._learn_(block)
             self._save(block, is_finished=True)
         except (Interrupted, KeyboardInterrupt):
             self._save(block, is_finished=False)
             raise
-        finally:
-            block.close()
 
     def _random_steps_(self, block: TrainingBlock) -> None:
         self.progress.phase("random start")
@@ -170,6 +188,13 @@ class _BlockRun:
         E, schedule = block.replay.envs_per_lane, self.schedule
         last_step, eval_period = -(-schedule.max_timesteps // E), max(1, schedule.eval_freq // E)
         meter = recording.Meter()
+
+        def evaluate_if_due() -> None:
+            is_due = self.step % eval_period == 0 or self.step == last_step
+            if is_due and self.step > self.evaluated_step:
+                self._evaluate(block, meter)
+
+        evaluate_if_due()  # an evaluation that was interrupted
         while self.step < last_step:
             self.step += 1
             block.collector.step_(self.step * E)
@@ -177,8 +202,7 @@ class _BlockRun:
                 block.learner.update_()
             meter.count(E)
             self.progress.update(self.lanes, self.step * E, meter.steps_per_s)
-            if self.step % eval_period == 0 or self.step == last_step:
-                self._evaluate(block, meter)
+            evaluate_if_due()
             if time.perf_counter() - self.saved_s > 60 * self.run.checkpoint_minutes:
                 self._save(block, is_finished=False)
 
@@ -193,6 +217,7 @@ class _BlockRun:
         )
         self.folder.append_topology(recording.topology_rows(block, self.lanes, step, updates))
         self.folder.append_evaluation(rows)
+        self.evaluated_step = self.step
         for row in rows:
             self.progress.evaluated(row.lane, row.step, row.return_mean, row.return_std)
         self.progress.phase("")
@@ -207,7 +232,12 @@ class _BlockRun:
             is_finished
         ):  # a finished block is never trained again; its replay would only fill the disk
             tensors = {k: v for k, v in tensors.items() if not k.startswith("replay/")}
-        progress = {"step": self.step, "wall_s": self._wall_s(), "is_finished": is_finished}
+        progress = {
+            "step": self.step,
+            "evaluated_step": self.evaluated_step,
+            "wall_s": self._wall_s(),
+            "is_finished": is_finished,
+        }
         checkpoint.save(self.path, tensors, state | progress)
         self.saved_s = time.perf_counter()
         self.progress.phase("")
@@ -215,16 +245,29 @@ class _BlockRun:
     def _restore_(
         self, block: TrainingBlock, tensors: dict[str, Any], state: dict[str, Any]
     ) -> None:
-        block.load_state_dict_(tensors, state)
+        with _value_errors_refuse():
+            block.load_state_dict_(tensors, state)
         self.step, self.trained_s = state["step"], state["wall_s"]
-        step = self.step * block.replay.envs_per_lane
-        self.folder.truncate_after(dict(zip(self.lanes, [step] * len(self.lanes), strict=True)))
+        self.evaluated_step = state["evaluated_step"]
+        # Some rows of an interrupted evaluation may be there; it is repeated as a whole.
+        is_pending = self.step > self.evaluated_step
+        last_step = int(self.step * block.replay.envs_per_lane - is_pending)
+        self.folder.truncate_after(dict.fromkeys(self.lanes, last_step))
         self._show_again()
 
     def _show_again(self) -> None:
         for row in read_evaluations(self.folder.path):
             if row.lane in self.lanes:
                 self.progress.restore(row.lane, row.step, row.return_mean)
+
+
+@contextmanager
+def _value_errors_refuse() -> Iterator[None]:
+    """Within, a ValueError is about what the run was given, not a mistake of the training."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Builders and comparisons that several tests share: a random task, small blocks, one lane of a state.
+"""What several tests share: a random task, small blocks, the state of one lane.
 
 Axes: L lanes, N = L * E environment rows, D real features, A actions.
 """
@@ -6,7 +6,7 @@ Axes: L lanes, N = L * E environment rows, D real features, A actions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import envs
 from envs.interface import EnvSpec, Step
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
+from fastanf.nets import ActionRange
 from fastanf.presets import lane_config
 from fastanf.replay import Batch, LaneReplay
 
@@ -104,13 +105,17 @@ def lane_of_batch(batch: Batch, lane: int) -> Batch:
 
 
 def lane_state(block: TrainingBlock, lane: int) -> dict[str, Tensor]:
-    """Everything that training changed in one lane: networks, masks, moments, replay in order of time."""
+    """All that training changed in one lane: networks, masks, moments, replay in order of time."""
     L = len(block.lanes)
     state = {}
     for name, tensor in block.learner.state_dict().items():
         if name == "log_temperature.moments":  # [2, L, 1]
             tensor = tensor.transpose(0, 1)
         state[name] = tensor.reshape(L, -1)[lane] if tensor.ndim else tensor
+    for name, tensor in list(state.items()):
+        # Without a sparse lane beside it, a dense one has no mask.
+        if name.endswith(".weight") and not name.startswith("target"):
+            state.setdefault(f"{name}.mask", torch.ones_like(tensor, dtype=torch.bool))
     for name, tensor in replay_content(block.replay)._asdict().items():
         state[f"replay.{name}"] = tensor[lane]
     return state
@@ -131,16 +136,16 @@ def unequal_names(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> lis
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
+def _widening(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *args, **kwargs: draw(*args, **kwargs).double()
+
+
 def to_float64_(block: TrainingBlock) -> None:
     """Let a block's learner compute in float64; what the random streams give stays what it is.
 
     The caller makes the reference kernels compute, because the compiled ones know float32 only.
     """
     algorithm, lanes = block.algorithm, block.lanes
-
-    def widen(value: Any) -> Any:
-        is_narrow = isinstance(value, Tensor) and value.dtype == torch.float32
-        return value.double() if is_narrow else value
 
     decimals = {
         field.name: torch.tensor([lane.get(field.name) for lane in lanes], dtype=torch.float64)
@@ -159,6 +164,11 @@ def to_float64_(block: TrainingBlock) -> None:
         optimizer.exp_avg_sq = [moment.double() for moment in optimizer.exp_avg_sq]
     for name in ("log_temperature", "_temperature_moments"):
         if hasattr(algorithm, name):
-            setattr(algorithm, name, widen(getattr(algorithm, name)))
-    features, draw = block.features, block.features.draw
-    features.draw = lambda *args, **kwargs: draw(*args, **kwargs).double()
+            setattr(algorithm, name, getattr(algorithm, name).double())
+    action_range = ActionRange(*(limit.double() for limit in algorithm.action_range))
+    for owner in (algorithm, *(getattr(algorithm, n, None) for n in ("actor", "target_actor"))):
+        if owner is not None:
+            owner.action_range = action_range
+    # What the streams give is widened where it enters.
+    for owner, name in ((block.features, "draw"), (algorithm.rng, "normal")):
+        setattr(owner, name, _widening(getattr(owner, name)))

@@ -1,11 +1,13 @@
 """Activations at hand-computed points, their gradients, parameters and refusals."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
-from fastanf.activations import ACTIVATIONS, make_activation
+from fastanf.activations import ACTIVATIONS, Activation, make_activation
 
 LEARNABLE = ("lex", "srelu")
 # One rounding or two of a double.
@@ -107,6 +109,92 @@ def test_a_nan_stays_a_nan_and_stays_in_its_lane(name):
     out = activation(h, 0, **parameters)
     assert torch.equal(out[0], clean[0])
     assert out[1].isnan().all()
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(torch.int32)
+
+
+def forward_and_backward(
+    activation: Activation, h: Tensor, parameters: dict[str, Tensor], weight: Tensor
+) -> list[Tensor]:
+    """The output, and the gradients of sum(weight * output) for h and each parameter."""
+    leaves = [tensor.clone().requires_grad_() for tensor in (h, *parameters.values())]
+    out = activation(leaves[0], 0, **dict(zip(parameters, leaves[1:], strict=True)))
+    return [out.detach(), *torch.autograd.grad(out, leaves, weight)]
+
+
+SPECIAL = [0.0, -0.0, 0.4, -0.4, 1.0, -1.0, 1e-30, -1e-30, 1e-42, 17.0, -17.0, 90.0, -90.0, 1e6]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_bits_do_not_depend_on_position(name: str) -> None:
+    """The scalar code at the end of a tensor and the vector code before it round alike."""
+    generator = torch.Generator().manual_seed(3)
+    scales = torch.tensor([0.01, 1.0, 10.0]).repeat(120)
+    h = torch.cat([torch.tensor(SPECIAL), scales * torch.randn(360, generator=generator)])
+    weight = torch.randn(h.shape, generator=generator)
+    args = (1.5, 0.7, 0.5, 1.3) if name in ("lex", "nonlex") else ()
+    activation = make_activation(name, args, per_neuron=name in LEARNABLE)
+    parameters = activation.initial_parameters((1,), h.numel())
+
+    def part(start: int, stop: int) -> list[Tensor]:
+        rows = {key: value[:, start:stop] for key, value in parameters.items()}
+        column = (1, stop - start, 1)
+        given, shared = h[start:stop].view(column), weight[start:stop].view(column)
+        return forward_and_backward(activation, given, rows, shared)
+
+    whole = part(0, h.numel())
+    for size in (1, 7, 33):
+        parts = [part(k, min(k + size, h.numel())) for k in range(0, h.numel(), size)]
+        for expected, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(bits(torch.cat(pieces, 1)), bits(expected)), size
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_lanes_are_alike_alone(name: str, shape: tuple[int, ...], per_neuron: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    activation = make_activation(name, per_neuron=per_neuron)
+    h, weight = 3 * torch.randn(2, *shape, generator=generator)
+    parameters = activation.initial_parameters(shape[:-2], shape[-2])
+    parameters = {  # every lane has its own
+        key: value * (1 + 0.1 * torch.rand(value.shape, generator=generator))
+        for key, value in parameters.items()
+    }
+    together = forward_and_backward(activation, h, parameters, weight)
+    for lane in range(shape[0]):
+        one = slice(lane, lane + 1)
+        own = {key: value[one] for key, value in parameters.items()}
+        alone = forward_and_backward(activation, h[one], own, weight[one])
+        for expected, found in zip(together, alone, strict=True):
+            assert torch.equal(bits(expected[one]), bits(found)), (lane, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_neuron"),
+    [*((name, False) for name in ACTIVATIONS), *((name, True) for name in LEARNABLE)],
+)
+def test_a_lane_has_the_same_bits_alone_and_among_others(name: str, per_neuron: bool) -> None:
+    for shape in [(3, 1, 1), (2, 5, 3), (5, 7, 13), (3, 257, 17), (4, 1, 101), (3, 2, 5, 7)]:
+        assert_lanes_are_alike_alone(name, shape, per_neuron)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("name", ["sigmoid", "srelu", "lex"])
+@pytest.mark.parametrize("shape", [(2, 171, 257), (8, 256, 100)])
+def test_a_lane_has_the_same_bits_alone_and_among_others_on_two_threads(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    """Sizes above and below 32768 elements, from which on torch shares work between threads."""
+    for per_neuron in {False, name in LEARNABLE}:
+        assert_lanes_are_alike_alone(name, shape, per_neuron)
 
 
 @pytest.mark.parametrize("name", LEARNABLE)

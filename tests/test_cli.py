@@ -322,13 +322,48 @@ def test_the_module_says_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> N
     assert "resume RUN_DIR" in capsys.readouterr().out
 
 
+def test_a_run_that_is_refused_before_training_ends_with_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder came into being between the check of the command and the start."""
+    monkeypatch.setattr(commands, "parse_command_line", lambda argv: late_study(folder, argv))
+    with pytest.raises(SystemExit) as caught:
+        commands.main(["train", "--run_dir", "new"])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fastanf: error: run_dir 'new' exists already")
+    assert err.count("\n") == 1
+
+
+def late_study(folder: Path, argv: list[str]) -> Study:
+    study = parse_command_line(argv)
+    (folder / "new").mkdir()
+    return study
+
+
+@pytest.mark.parametrize("arguments", [["--plan"], ["--help"]])
+def test_a_reader_that_goes_away_gets_no_traceback(arguments: list[str], folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head -0` does
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+    assert done.stderr == ""
+    # argparse lets the failure of a long help text pass.
+    assert done.returncode in (commands.EXIT_BROKEN_PIPE, 0)[: 1 + (arguments == ["--help"])]
+
+
 @pytest.mark.parametrize(
     "command",
     [
         [str(ROOT / "train.py"), "--fake_features", "1"],
+        [str(ROOT / "train.py"), "--activation", "elu", "--activation_args", "1", "2"],
         ["-m", "fastanf", "train", "--policy", "ANF-SCA"],
     ],
-    ids=["train.py", "module"],
+    ids=["value", "arguments", "module"],
 )
 def test_errors_are_quick_and_need_no_torch(command: list[str], folder: Path) -> None:
     arguments = [sys.executable, "-X", "importtime", *command]

@@ -19,6 +19,9 @@ from tests.oracle.plain_td3 import PlainTD3
 
 # Both sides in float64: rounding of 2^-53, amplified by 100 steps of Adam, stays far below this.
 FLOAT64_TOLERANCE = 1e-9
+# The stacked side in float32. A step of Adam is lr * g / |g| also where g is little more than
+# rounding, so a weight may be off by a part of lr = 1e-3, and two of nearly one size swap ranks.
+FLOAT32_TOLERANCE = 2e-4
 
 SAC_LANES = [
     ("ANF-SAC", 3, {"topology_period": 20, "input_layer_sparsity": 0.5, "new_weights": "xavier"}),
@@ -42,9 +45,13 @@ def reference_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_adam, "NATIVE", None)
 
 
-def block_of(algorithm: str, num_random_steps: int = 150, **settings: Any) -> TrainingBlock:
-    lanes = [make_lane(name, seed, **{**settings, **own}) for name, seed, own in LANES[algorithm]]
-    return make_block(lanes, num_random_steps)
+def block_of(
+    algorithm: str, which: tuple[int, ...] = (0, 1, 2, 3), **settings: Any
+) -> TrainingBlock:
+    """The chosen lanes of LANES, with 150 random steps in their replay."""
+    chosen = [LANES[algorithm][index] for index in which]
+    lanes = [make_lane(policy, seed, **{**settings, **own}) for policy, seed, own in chosen]
+    return make_block(lanes, 150)
 
 
 def plain_network(network: StackedMLP, row: int, dtype: torch.dtype) -> PlainNetwork:
@@ -100,7 +107,7 @@ def named_pairs(
             for index, parameter in enumerate(getattr(plain, name).parameters()):
                 for moment in ("exp_avg", "exp_avg_sq"):
                     stacked = getattr(optimizer, moment)
-                    if stacked:
+                    if moment in state.get(parameter, {}):
                         pair = stacked[index][row], state[parameter][moment]
                         pairs.append((f"{name}.{index}.{moment}", *pair))
     if isinstance(plain, PlainSAC):
@@ -109,15 +116,19 @@ def named_pairs(
     return pairs
 
 
-def assert_follows(block: TrainingBlock, oracles: list[Any], tolerance: float) -> None:
+def assert_follows(
+    block: TrainingBlock, oracles: list[Any], tolerance: float, max_swapped: int = 0
+) -> None:
+    """Every number of every lane agrees; of each mask at most `max_swapped` connections may not."""
     for lane, plain in enumerate(oracles):
         for name, stacked, expected in named_pairs(block, plain, lane):
             label = f"lane {lane} ({block.lanes[lane].algorithm.policy}) {name}"
             if expected.dtype == torch.bool:
-                assert torch.equal(stacked, expected), label
-            else:
-                worst = float((stacked.detach().double() - expected.detach()).abs().max())
-                assert worst <= tolerance, f"{label}: off by {worst:.3g}"
+                assert int((stacked & ~expected).sum()) <= max_swapped, label
+                continue
+            gap = (stacked.detach().double() - expected.detach()).abs().flatten()
+            worst = float(gap.sort(descending=True).values[min(2 * max_swapped, len(gap) - 1)])
+            assert worst <= tolerance, f"{label}: off by {worst:.3g}"
 
 
 def train_both(
@@ -137,19 +148,54 @@ def train_both(
 
 
 @pytest.mark.usefixtures("reference_kernels")
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_lanes_follow_the_plain_lane(algorithm: str) -> None:
+    block = block_of(algorithm)
+    to_float64_(block)
+    oracles = plain_lanes(block)
+    first_masks = block.algorithm.actor_mlp.layers[0].mask
+    assert first_masks is not None
+    first_masks = first_masks.clone()
+    train_both(block, oracles, 100)
+    assert_follows(block, oracles, FLOAT64_TOLERANCE)
+    # The agreement covers topologies that changed, and one that must not.
+    masks = block.algorithm.actor_mlp.layers[0].mask
+    assert masks is not None
+    has_changed = (masks != first_masks).flatten(1).any(1).tolist()
+    assert has_changed == [lane.sparsity.topology == "set" for lane in block.lanes]
+
+
+@pytest.mark.usefixtures("reference_kernels")
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"noise_redraw": "per_step", "envs_per_lane": 2, "policy_delay": 3},
-        {"target_sparsity": "trim", "hidden": (8, 7, 6)},
+        {
+            "noise_redraw": "per_step",
+            "envs_per_lane": 2,
+            "policy_delay": 3,
+            "permute_replay": False,
+        },
+        {"target_sparsity": "trim", "hidden": (8, 7, 6), "permute_replay": True},
+        {"optimizer": "SGD", "learning_rate": 0.02, "noise_fraction": 0.0, "hidden": (9,)},
     ],
-    ids=["default", "per_step", "trim"],
+    ids=["per_step", "trim", "sgd"],
 )
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
-def test_lanes_follow_the_plain_lane(algorithm: str, settings: dict[str, Any]) -> None:
+def test_lanes_follow_the_plain_lane_with_other_settings(
+    algorithm: str, settings: dict[str, Any]
+) -> None:
     block = block_of(algorithm, **settings)
     to_float64_(block)
     oracles = plain_lanes(block)
-    train_both(block, oracles, 100)
+    permutes_at = () if settings.get("optimizer") == "SGD" else (10, 25)
+    train_both(block, oracles, 40, permutes_at)
     assert_follows(block, oracles, FLOAT64_TOLERANCE)
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_wide_lanes_follow_the_plain_lane_in_float32(algorithm: str) -> None:
+    wide = {"env": "Cheetah-v0", "noise_fraction": 0.9, "hidden": (256, 256), "batch_size": 100}
+    block = block_of(algorithm, which=(0, 2), **wide)
+    oracles = plain_lanes(block)
+    train_both(block, oracles, 12)
+    assert_follows(block, oracles, FLOAT32_TOLERANCE, max_swapped=1)

@@ -149,6 +149,7 @@ class ActorCritic(ABC):
             s.weight_decay,
             s.mask_moments,
             s.use_sgd,
+            masks_targets=not s.trim_targets,
         )
 
     def _topology(
@@ -187,7 +188,7 @@ class ActorCritic(ABC):
         elif tau is not None and self.target_actor_mlp is not None:
             self.actor_optimizer.follow_(tau)
         if tau is not None and self.settings.trim_targets:
-            self._trim_targets_()
+            self._trim_targets_(tau)
         for topology in self.topologies:
             topology.evolve_if_due_(update)
 
@@ -236,14 +237,17 @@ class ActorCritic(ABC):
     def act(self, x: Tensor) -> Tensor:
         """Deterministic actions [L, B, A] on features x [L, F, B]."""
 
-    def _trim_targets_(self) -> None:
+    def _trim_targets_(self, tau: Tensor) -> None:
+        moved = tau > 0
         pairs = [(self.critic.mlp, self.target_critic.mlp)]
         if self.target_actor_mlp is not None:
             pairs.append((self.actor_mlp, self.target_actor_mlp))
         for network, target in pairs:
             for layer, target_layer in zip(network.layers, target.layers, strict=True):
                 if layer.mask is not None:
-                    trim_to_(target_layer.weight, layer.weight)
+                    copies = layer.weight.shape[0] // moved.shape[0]
+                    rows = moved.repeat_interleave(copies)
+                    trim_to_(target_layer.weight, layer.weight, rows)
 
     def networks(self) -> dict[str, StackedMLP]:
         """Every network by its name in a checkpoint."""

@@ -105,7 +105,8 @@ class SAC(ActorCritic):
         eq. 18 in its log form.
         """
         s = self.settings
-        grad = (entropy + self.num_actions).unsqueeze(1)
+        # Where it is fixed nothing moves, the moments included.
+        grad = torch.where(s.automatic_temperature, entropy + self.num_actions, 0.0).unsqueeze(1)
         rate = torch.where(s.automatic_temperature, s.learning_rate, 0.0)
         exp_avg, exp_avg_sq = self._temperature_moments[0], self._temperature_moments[1]
         mask_adam_(

@@ -100,7 +100,7 @@ class TopologyEvolution:
         sub = 16 * self.network + index
 
         def keys(stream: Stream) -> Tensor:
-            return self.rng.bits(stream, update, shape, sub=sub).view(G, -1)
+            return self.rng.bits(stream, update, shape, sub=sub).reshape(G, -1)
 
         assert layer.mask is not None
         evolve_(
@@ -129,4 +129,4 @@ class TopologyEvolution:
             drawn = new_weight_values(methods[lane], uniforms[lane], num_inputs, num_outputs)
             if drawn is not None:
                 values[lane] = drawn
-        return values.view(layer.weight.shape[0], -1)
+        return values.reshape(layer.weight.shape[0], -1)

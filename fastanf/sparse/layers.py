@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Below this many rows MKL takes another route for a single product than for a batch of them, with
-# other rounding.
-_SMALL_SIDE = 8
+# Up to this many rows MKL may take another route for a single product than for a batch of them,
+# with other rounding.
+_SMALL_SIDE = 16
 
 
 class Parameter(NamedTuple):
@@ -34,9 +34,11 @@ class Parameter(NamedTuple):
 def stacked_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """bias + weight @ x for each stacked row.
 
-    A row's result has the same bits whether it is alone or among others: a lone small product is
-    computed as a batch of two, because MKL 2024.2 rounds 6-row products differently in the two
-    cases (the only such size found among 1..512 rows and 16..256 columns).
+    A row's result has the same bits whether it is alone or among others, on one or two threads and
+    for B a multiple of 4. A lone small product is computed as a batch of two, because MKL 2024.2
+    rounds products of 5 to 7 and 9 to 11 rows differently in the two cases (tried: 1..512 rows, 17
+    to 256 inputs, B = 16..256). Other B put lanes at addresses of other alignment, and four threads
+    divide the 100 columns of one lone product: both round differently.
 
     Args:
         weight: [G, O, I].

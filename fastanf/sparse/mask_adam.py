@@ -28,6 +28,7 @@ class StackedOptimizer:
         weight_decay: [L], coupled L2 on every parameter.
         mask_moments: [L] bool, True for MaskAdam.
         use_sgd: plain gradient descent in place of Adam, for all lanes.
+        masks_targets: keep targets on the connections of their network; else they move everywhere.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class StackedOptimizer:
         weight_decay: Tensor,
         mask_moments: Tensor,
         use_sgd: bool = False,
+        masks_targets: bool = True,
     ):
         self.parameters = list(parameters)
         self.targets = list(targets)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.mask_moments = mask_moments
         self.use_sgd = use_sgd
+        self.masks_targets = masks_targets
         self.num_steps = 0
         self.exp_avg: list[Tensor] = []
         self.exp_avg_sq: list[Tensor] = []
@@ -63,11 +66,19 @@ class StackedOptimizer:
         for i, (parameter, grad) in enumerate(zip(self.parameters, grads, strict=True)):
             weight, grad = _per_lane(L, parameter.tensor, grad.contiguous())
             mask = _mask_per_lane(L, parameter.mask)
-            follow = (
-                self.targets[i].tensor.view(L, -1) if self.targets and tau is not None else None
-            )
+            follow = None
+            if self.targets and tau is not None and self.masks_targets:
+                follow = self.targets[i].tensor.view(L, -1)
             if self.use_sgd:
-                mask_sgd_(weight, grad, self.learning_rate, self.weight_decay, mask, follow, tau)
+                mask_sgd_(
+                    weight,
+                    grad,
+                    self.learning_rate,
+                    self.weight_decay,
+                    mask,
+                    target=follow,
+                    tau=None if follow is None else tau,
+                )
                 continue
             mask_adam_(
                 weight,
@@ -82,13 +93,18 @@ class StackedOptimizer:
                 target=follow,
                 tau=None if follow is None else tau,
             )
+        if tau is not None and not self.masks_targets:
+            self.follow_(tau)
 
     @torch.no_grad()
     def follow_(self, tau: Tensor) -> None:
         """Move the targets by tau [L] without a step."""
         L = tau.shape[0]
+        if not self.targets:
+            return
         for (_, target, _), (_, online, mask) in zip(self.targets, self.parameters, strict=True):
-            polyak_(*_per_lane(L, target, online.detach()), tau, mask=_mask_per_lane(L, mask))
+            mask = _mask_per_lane(L, mask) if self.masks_targets else None
+            polyak_(*_per_lane(L, target, online.detach()), tau, mask=mask)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments by the names of their parameters, and the number of steps."""

@@ -14,17 +14,18 @@ from fastanf.sparse.masks import select_smallest
 
 
 @torch.no_grad()
-def trim_to_(target: Tensor, online: Tensor) -> None:
+def trim_to_(target: Tensor, online: Tensor, rows: Tensor) -> None:
     """Set the smallest weights of each row of `target` to zero, until as many are left as `online`
     has.
 
     Args:
         target: [G, ...] weights of the target network.
         online: [G, ...] weights of the network it follows.
+        rows: [G] bool, the rows that are trimmed; the others keep every bit.
     """
     flat, counts = target.view(target.shape[0], -1), online.flatten(1).count_nonzero(1)
-    for row, count in zip(flat, counts.tolist(), strict=True):
-        excess = int(row.count_nonzero()) - count
+    for row, count, is_due in zip(flat, counts.tolist(), rows.tolist(), strict=True):
+        excess = int(row.count_nonzero()) - count if is_due else 0
         if excess > 0:
             magnitude = torch.where(row == 0, torch.inf, row.abs())
             row[select_smallest(excess, magnitude)] = 0.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Normal, TanhTransform
 
 from fastanf.config import TrainConfig
 from fastanf.replay import Batch
@@ -72,8 +72,8 @@ class PlainSAC:
         scale = (self.lane.action_high - self.lane.action_low) / 2
         offset = (self.lane.action_high + self.lane.action_low) / 2
         log_normal = Normal(mean, std).log_prob(u).sum(1)
-        log_slope = (scale * (1 - u.tanh() ** 2)).log().sum(1)
-        return offset + scale * u.tanh(), log_normal - log_slope
+        log_slope = TanhTransform().log_abs_det_jacobian(u, u.tanh()) + scale.log()
+        return offset + scale * u.tanh(), log_normal - log_slope.sum(1)
 
     def update(self, batch: Batch, update: int) -> None:
         """One update from a minibatch without the lane axis."""

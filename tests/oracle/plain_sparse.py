@@ -1,9 +1,9 @@
 """One plain sparse network: dense matrices and explicit masks, Adam of torch, SET by sorting lists.
 
-Axes: B rows of a minibatch, I inputs, O outputs, F features; no lanes, no stacking, row-major. Written
-from the papers to check the stacked code: SET, Mocanu et al. 2018, arXiv 1707.04780; MaskAdam and the
-noise, Grooten et al. 2023, arXiv 2302.06548. Random numbers are the definitions (`*_ref`) of
-the lane's streams.
+Axes: B rows of a minibatch, I inputs, O outputs, F features; no lanes, no stacking, row-major.
+Written from the papers to check the stacked code: SET, Mocanu et al. 2018, arXiv 1707.04780;
+MaskAdam and the noise, Grooten et al. 2023, arXiv 2302.06548. Random numbers are the definitions
+(`*_ref`) of the lane's streams.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class PlainFeatures:
         self.is_per_step = config.noise.noise_redraw == "per_step"
         self.permutes_replay = config.noise.permute_replay
         self.envs_per_lane = config.task.envs_per_lane
-        self.orders: list[tuple[int, list[int]]] = [(0, list(range(num_features)))]
+        self.orders: list[tuple[int, list[int]]] = []
 
     def permute(self, time: int) -> None:
         """A new order from `time` on."""
@@ -122,12 +122,13 @@ class PlainFeatures:
         std = torch.tensor([self.std])
         noise = noise_ref(self.random.key, row[None], stream, self.num_features - D, std)[0].T
         x = torch.cat([obs, noise.to(obs.dtype)], 1)
-        shown = []
-        for b in range(B):
-            time = int(obs_id[b]) // (2 * self.envs_per_lane)
-            passed = [o for since, o in self.orders if since <= time or self.permutes_replay]
-            shown.append(x[b, passed[-1]])
-        return torch.stack(shown)
+        shown = x.clone()
+        for since, order in self.orders:
+            is_shown = torch.ones(B, dtype=torch.bool)
+            if not self.permutes_replay:
+                is_shown = obs_id // (2 * self.envs_per_lane) >= since
+            shown[is_shown] = x[is_shown][:, order]
+        return shown
 
 
 class PlainOptimizer:
@@ -145,26 +146,28 @@ class PlainOptimizer:
     def step(self, loss: Tensor) -> None:
         """Follow the gradient of the loss, on active connections only."""
         parameters = self.network.parameters()
-        for parameter, grad in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = grad
+        grads = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
-            for layer in self.network.layers:
+            for layer, grad in zip(self.network.layers, grads[::2], strict=True):
                 if self.masks_gradient:
-                    layer.weight.grad *= layer.mask  # pyright: ignore[reportOptionalOperand]
+                    grad *= layer.mask
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad
             self.optimizer.step()
             for layer in self.network.layers:
                 layer.weight *= layer.mask
 
     def forget(self, weight: Tensor, changed: Tensor) -> None:
         """MaskAdam starts afresh where a connection left or came."""
+        moments = self.optimizer.state.get(weight, {})
         if self.masks_gradient:
-            for moment in ("exp_avg", "exp_avg_sq"):
-                self.optimizer.state[weight][moment][changed] = 0
+            for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
+                moments[name][changed] = 0
 
 
 @torch.no_grad()
 def move_target(target: PlainNetwork, online: PlainNetwork, tau: float, trims: bool) -> None:
-    """target <- (1 - tau) target + tau online, on the online connections, or trimmed to their number."""
+    """target <- (1 - tau) target + tau online, on the online connections or trimmed to as many."""
     for old, new in zip(target.layers, online.layers, strict=True):
         old.weight.copy_((1 - tau) * old.weight + tau * new.weight)
         old.bias.copy_((1 - tau) * old.bias + tau * new.bias)

@@ -1,0 +1,150 @@
+"""The memory that a block needs, and what is free on the device that it runs on.
+
+Axes: L lanes of a block, C = 2 critics. Free is what the machine has and what every control group
+above the process allows; the file cache that the kernel gives back under pressure counts as free.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastanf.grouping import Block
+from fastanf.nets import NUM_CRITICS
+from fastanf.replay import replay_bytes
+
+MIB = 2**20
+_FLOAT_BYTES = 4
+_ONLINE_COPIES = 4
+"""A trained parameter is stored with its gradient and two moments."""
+
+
+@dataclass(frozen=True)
+class BlockMemory:
+    """Bytes that a block takes on its device."""
+
+    replay: int
+    weights: int
+    """Online and target networks, and the masks."""
+    moments: int
+    """Gradients and both moments."""
+    work: int
+    """Minibatches and activations of an update, roughly."""
+
+    @property
+    def total(self) -> int:
+        return self.replay + self.weights + self.moments + self.work
+
+
+def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemory:
+    """Estimate of a block's memory.
+
+    Args:
+        block: the lanes.
+        replay_capacity: transitions per lane; None for what the run can fill.
+    """
+    config, spec, num_lanes = block.config, block.spec, len(block.lanes)
+    capacity = replay_capacity or config.effective_replay_capacity
+    E = config.task.envs_per_lane
+    replay = replay_bytes(capacity, spec.num_features, spec.num_actions, E)
+    actor, critic = block.networks[0]
+    actor_targets = 0 if config.algorithm.algorithm == "sac" else 1
+    online = actor.num_total + NUM_CRITICS * critic.num_total
+    stored = online + actor_targets * actor.num_total + NUM_CRITICS * critic.num_total
+    masks = sum(actor.connections) + NUM_CRITICS * sum(critic.connections)
+    # Per transition: two inputs with noise, and each network's activations with their gradients.
+    widths = 2 * critic.sizes[0] + 2 * (1 + NUM_CRITICS) * sum(config.network.hidden)
+    return BlockMemory(
+        replay=num_lanes * replay,
+        weights=num_lanes * (_FLOAT_BYTES * stored + masks),
+        moments=num_lanes * _FLOAT_BYTES * (_ONLINE_COPIES - 1) * online,
+        work=num_lanes * _FLOAT_BYTES * config.algorithm.batch_size * widths,
+    )
+
+
+def fitting_capacity(block: Block, available: int) -> int:
+    """The largest replay capacity that fits, two digits of it; 0 if none does."""
+    config = block.config
+    low = max(config.algorithm.batch_size, 2 * config.task.envs_per_lane)
+    high = config.effective_replay_capacity
+    if block_memory(block, low).total > available:
+        return 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if block_memory(block, middle).total <= available:
+            low = middle
+        else:
+            high = middle
+    unit = 10 ** max(0, int(math.log10(low)) - 1)
+    return low // unit * unit
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as the device that it stands for here.
+
+    Raises:
+        ValueError: a device that this machine does not have.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if num_cuda else "cpu"
+    allowed = ["auto", "cpu"] + ["cuda"] * (num_cuda > 0) + [f"cuda:{i}" for i in range(num_cuda)]
+    if device not in allowed:
+        raise ValueError(
+            f"device must be one of {', '.join(allowed)} on this machine, got {device!r}"
+        )
+    return device
+
+
+def available_bytes(device: str) -> int:
+    """Memory that is free now: of the GPU, or of the machine within its control group's limits."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return min([_machine_free(), *_control_group_free()])
+
+
+def _machine_free() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _control_group_free(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> list[int]:
+    """Bytes below each memory limit that the process's control group or one above it has."""
+    if own is None:
+        try:
+            lines = Path("/proc/self/cgroup").read_text().splitlines()
+        except OSError:
+            lines = []
+        own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = root / own.strip("/")
+    folders = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+    free = []
+    for folder, limit, used in [
+        *((folder, "memory.max", "memory.current") for folder in folders),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ]:
+        try:
+            allowed, current = (folder / limit).read_text(), (folder / used).read_text()
+            free.append(max(0, int(allowed) - int(current) + _reclaimable(folder)))
+        except (OSError, ValueError):  # no such limit, or the word max
+            continue
+    return free
+
+
+def _reclaimable(folder: Path) -> int:
+    """File cache that the kernel gives back under pressure."""
+    for line in (folder / "memory.stat").read_text().splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0

@@ -1,0 +1,87 @@
+"""The networks of a lane before they are built: sizes, and how sparse each layer is.
+
+Axes: C = 2 critics, F features with noise, A actions. The actor has sizes (F, *hidden, A) in TD3
+and (F, *hidden, 2A) in SAC (mean, log std), each critic (F + A, *hidden, 1).
+"""
+
+import itertools
+from dataclasses import dataclass
+
+from envs import noise
+from envs.interface import EnvSpec
+from fastanf.config import TrainConfig
+from fastanf.sparse.distribution import LayerSparsity, active_count, layer_sparsity
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """Sizes and sparsity of an actor, or of one critic."""
+
+    name: str
+    sizes: tuple[int, ...]
+    """Input, hidden layers, output."""
+    sparsity: LayerSparsity
+
+    @property
+    def connections(self) -> tuple[int, ...]:
+        """Possible connections of each layer."""
+        return tuple(n_in * n_out for n_in, n_out in itertools.pairwise(self.sizes))
+
+    @property
+    def active_counts(self) -> tuple[int, ...]:
+        """Active connections of each layer."""
+        pairs = zip(self.connections, self.sparsity.sparsities, strict=True)
+        return tuple(active_count(n, s) for n, s in pairs)
+
+    @property
+    def num_biases(self) -> int:
+        return sum(self.sizes[1:])
+
+    @property
+    def num_active(self) -> int:
+        """Active parameters, biases included."""
+        return sum(self.active_counts) + self.num_biases
+
+    @property
+    def num_total(self) -> int:
+        """Parameters of the dense network."""
+        return sum(self.connections) + self.num_biases
+
+
+def lane_networks(config: TrainConfig, spec: EnvSpec) -> tuple[NetworkPlan, NetworkPlan]:
+    """The actor and one critic of a lane.
+
+    The critics' output layer is always dense (it has one neuron), as in the published code.
+
+    Raises:
+        ValueError: a global level that cannot be met, or a layer left without connections.
+    """
+    num_features = noise.num_features(spec.num_features, config.noise.noise_fraction)
+    num_heads = 2 if config.algorithm.algorithm == "sac" else 1
+    hidden, sparsity = config.network.hidden, config.sparsity
+    all_sizes = {
+        "actor": (num_features, *hidden, num_heads * spec.num_actions),
+        "critic": (num_features + spec.num_actions, *hidden, 1),
+    }
+    plans = []
+    for name, sizes in all_sizes.items():
+        owner = f"{name} of {config.algorithm.policy} on {config.task.env}"
+        try:
+            solved = layer_sparsity(
+                sizes,
+                sparsity.global_sparsity or 0.0,
+                sparsity.input_layer_sparsity,
+                sparsity.sparsity_distribution,
+                sparsity.sparse_output_layer and name == "actor",
+            )
+        except ValueError as error:
+            raise ValueError(f"{error} ({owner})") from None
+        plan = NetworkPlan(name, sizes, solved)
+        if 0 in plan.active_counts:
+            layer = plan.active_counts.index(0) + 1
+            raise ValueError(
+                f"input_layer_sparsity must leave a connection in layer {layer} of the {owner}, "
+                f"got {sparsity.input_layer_sparsity} of {plan.connections[layer - 1]} connections"
+            )
+        plans.append(plan)
+    return plans[0], plans[1]

@@ -1,0 +1,205 @@
+"""The rows of a run's records and their text: written as CSV lines, read back with their types.
+
+    eval.csv        one row a lane and evaluation           (EvaluationRow)
+    train.csv       one row a lane and training interval    (TrainingRow)
+    topology.csv    one row a lane, network, layer and step (TopologyRow)
+    lanes.csv       one row a lane, every field of its configuration
+
+A line is a row: no cell holds a line break, so that the torn last line of a killed process is found
+by its missing end. Readers skip it.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+NAN = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """One evaluation of one lane; `return_*` are over its deterministic episodes."""
+
+    lane: int
+    policy: str
+    env: str
+    seed: int
+    noise_fraction: float
+    variant: str
+    step: int
+    updates: int
+    wall_s: float
+    return_mean: float
+    return_std: float
+    return_min: float
+    return_max: float
+    episodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """Figures of one lane's last update before the row; nan where there is no such quantity.
+
+    They are not means over the updates since the row before. `episode_return` is the mean return of
+    the `episodes` training episodes that ended since then; `env_steps_per_s` and
+    `lane_updates_per_s` are of the time since then too.
+    """
+
+    lane: int
+    step: int
+    updates: int
+    episodes: int = 0
+    episode_return: float = NAN
+    critic_loss: float = NAN
+    actor_loss: float = NAN
+    temperature: float = NAN
+    q_mean: float = NAN
+    log_prob: float = NAN
+    env_steps_per_s: float = NAN
+    lane_updates_per_s: float = NAN
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyRow:
+    """The connections of one sparse layer of one lane after a topology change.
+
+    `network` is "actor", "critic1" or "critic2"; `layer` counts from 0; `density` is the active
+    share of the layer. `real_connections` and `noise_connections` start at a real and at a noise
+    feature; `precision` is real / (real + noise), nan where the layer sees no features.
+    """
+
+    lane: int
+    step: int
+    updates: int
+    network: str
+    layer: int
+    active: int
+    density: float = NAN
+    real_connections: int = 0
+    noise_connections: int = 0
+    precision: float = NAN
+
+
+Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow)
+AnyRow = EvaluationRow | TrainingRow | TopologyRow
+FILES: dict[type, str] = {
+    EvaluationRow: "eval.csv",
+    TrainingRow: "train.csv",
+    TopologyRow: "topology.csv",
+}
+
+
+def columns(kind: type) -> tuple[str, ...]:
+    """The columns of a row class, in the order of its file."""
+    return tuple(field.name for field in fields(kind))
+
+
+def read_lanes(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of lanes.csv as they were given to `RunFolder.create` (tuples as lists)."""
+    header, *rows = whole_rows(_file(path, "lanes.csv"))
+    return [{key: _lane_value(cell) for key, cell in zip(header, row, strict=True)} for row in rows]
+
+
+def read_evaluations(path: str | Path) -> list[EvaluationRow]:
+    """The rows of eval.csv; `path` is the run folder or the file. A torn last line is skipped."""
+    return _read(path, EvaluationRow)
+
+
+def read_training(path: str | Path) -> list[TrainingRow]:
+    """The rows of train.csv, as `read_evaluations`."""
+    return _read(path, TrainingRow)
+
+
+def read_topology(path: str | Path) -> list[TopologyRow]:
+    """The rows of topology.csv, as `read_evaluations`."""
+    return _read(path, TopologyRow)
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """One line of a table, with its end.
+
+    Raises:
+        ValueError: a cell holds a line break.
+    """
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    text = buffer.getvalue()
+    if text.count("\n") != 1 or "\r" in text:  # a line is a row: torn rows are found by it
+        raise ValueError(f"record {text!r} has a line break inside a field: none is allowed")
+    return text
+
+
+def row_cells(row: AnyRow) -> list[Any]:
+    """The cells of a row in the types of its columns."""
+    return [_typed(field.type, getattr(row, field.name)) for field in fields(row)]
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    return kind(value)  # int, float and str also unwrap the scalars of numpy and torch
+
+
+def lanes_text(lane_rows: Sequence[Mapping[str, Any]]) -> str:
+    """The whole of lanes.csv: the union of the rows' keys as header, lane and block first."""
+    header = list(dict.fromkeys(["lane", "block", *(key for row in lane_rows for key in row)]))
+    rows = [[_lane_cell(row.get(key)) for key in header] for row in lane_rows]
+    return "".join(map(csv_line, [header, *rows]))
+
+
+def _lane_cell(value: Any) -> str:
+    """A bare word for a string, JSON for all else; a string that would read as JSON is quoted."""
+    if isinstance(value, str) and _lane_value(value) == value:
+        return value
+    return json.dumps(
+        value, default=lambda other: other.item() if hasattr(other, "item") else str(other)
+    )
+
+
+def _lane_value(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
+
+
+def whole_rows(path: Path) -> list[list[str]]:
+    """Header and rows of a table as text; a torn last line is left out.
+
+    Raises:
+        ValueError: the file cannot be read, has no header, or a row of another length.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({error.strerror}): give a run folder"
+        ) from error
+    text = data[: data.rfind(b"\n") + 1].decode()
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows:
+        raise ValueError(f"{str(path)!r} has no header: give a run folder")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{str(path)!r} line {number} has {len(row)} cells, not {len(rows[0])}"
+            )
+    return rows
+
+
+def _file(path: str | Path, name: str) -> Path:
+    path = Path(path)
+    return path / name if path.is_dir() else path
+
+
+def _read(path: str | Path, kind: type[Row]) -> list[Row]:
+    path = _file(path, FILES[kind])
+    header, *rows = whole_rows(path)
+    missing = [name for name in columns(kind) if name not in header]
+    if missing:
+        raise ValueError(f"{str(path)!r} lacks the columns {', '.join(missing)}")
+    places = [(header.index(field.name), field.type) for field in fields(kind)]
+    return [kind(*(_typed(convert, row[at]) for at, convert in places)) for row in rows]

@@ -1,0 +1,226 @@
+"""Every setting of a run: its name, default, meaning, allowed values, whether lanes may differ.
+
+An option is *lane* (a column over the lanes of a block), *static* (part of the block's shape and
+loop) or *run* (of the whole command). Names are unique over groups. The docstring under a field is
+its help text. Defaults: Grooten et al. 2023, arXiv 2302.06548.
+"""
+
+import math
+from dataclasses import dataclass
+
+from fastanf.activations import ACTIVATIONS
+from fastanf.options import Allowed, Group, at_least, interval, option
+
+
+def _sizes_are_positive(value: tuple[int, ...]) -> bool:
+    return len(value) > 0 and min(value) >= 1
+
+
+def _are_finite(value: tuple[float, ...]) -> bool:
+    return all(math.isfinite(number) for number in value)
+
+
+_SHARE = interval("[0, 1)")
+_SHARE_CLOSED = interval("[0, 1]")
+_NOT_NEGATIVE = interval("[0, inf)")
+_POSITIVE = interval("(0, inf)")
+_NUM_SEEDS = Allowed("an integer in [1, 10000]", lambda value: 1 <= value <= 10_000)
+_SEED = Allowed("an integer in [0, 2147483647]", lambda value: 0 <= value < 2**31)
+
+
+@dataclass(frozen=True)
+class TaskConfig(Group):
+    """The environment."""
+
+    env: str = option("HalfCheetah-v3", kind="static")
+    """Task: HalfCheetah, Hopper, Walker2d, Ant or Humanoid, with -v3 (the papers' features), -v4 or
+    -v5. Several are trained one after the other."""
+    backend: str = option("envpool", kind="static")
+    """Simulator: envpool, or gymnasium (slow, the reference)."""
+    envs_per_lane: int = option(1, kind="static", allowed=at_least(1))
+    """Environments that each lane steps together; 1 is the papers' setting."""
+
+
+@dataclass(frozen=True)
+class NoiseConfig(Group):
+    """The noise features of an extremely noisy environment."""
+
+    noise_fraction: float = option(0.0, kind="static", aliases=("fake_features",), allowed=_SHARE)
+    """Share of noise features: D real features become D / (1 - fraction), rounded up."""
+    noise_std: float = option(1.0, kind="lane", aliases=("fake_noise_std",), allowed=_POSITIVE)
+    """Standard deviation of gaussian noise features."""
+    noise_distribution: str = option("gaussian", kind="static", choices=("gaussian", "empirical"))
+    """gaussian, or empirical: histograms of the task's own real features."""
+    noise_redraw: str = option("per_call", kind="static", choices=("per_call", "per_step"))
+    """per_call: every network call sees fresh noise, as in the published code; per_step: the noise
+    seen at an environment step is the noise that is replayed."""
+    permute_period: int = option(0, kind="static", allowed=at_least(0))
+    """Environment steps after which all features change places (transfer); 0 is never."""
+    permute_replay: bool = option(True, kind="static")
+    """Whether old transitions appear in the new order too, as in the published code."""
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig(Group):
+    """The learning algorithm."""
+
+    policy: str = option("ANF-SAC", kind="lane")
+    """Preset that the lane was made from. Several train together."""
+    variant: str = option("", kind="lane", is_flag=False)
+    """What --vary set in this lane, as field=value,field=value."""
+    seed: int = option(0, kind="lane", allowed=_SEED, is_flag=False)
+    """The lane's seed; every random number of the lane follows from it."""
+    algorithm: str = option("sac", kind="static", choices=("sac", "td3"), is_flag=False)
+    """Set by the policy."""
+    discount: float = option(0.99, kind="lane", aliases=("gamma",), allowed=_SHARE)
+    """Discount of the return per environment step."""
+    tau: float = option(0.005, kind="lane", allowed=interval("(0, 1]"))
+    """Step of the target networks towards the online ones; 1 copies them."""
+    target_period: int = option(
+        1, kind="lane", aliases=("target_update_interval",), allowed=at_least(1)
+    )
+    """Updates between two moves of the target networks."""
+    batch_size: int = option(100, kind="static", allowed=at_least(1))
+    """Transitions of a minibatch, per lane."""
+    policy_delay: int = option(1, kind="static", allowed=at_least(1))
+    """Critic updates for each actor update."""
+    temperature: float = option(0.2, kind="lane", aliases=("alpha",), allowed=_NOT_NEGATIVE)
+    """SAC: weight of the entropy, or its first value when it is tuned."""
+    automatic_temperature: bool = option(False, kind="lane", aliases=("automatic_entropy_tuning",))
+    """SAC: tune the temperature towards a target entropy of -A."""
+    target_noise: float = option(0.2, kind="lane", aliases=("policy_noise",), allowed=_NOT_NEGATIVE)
+    """TD3: standard deviation of the noise on the target action, as a share of the action limit."""
+    target_noise_clip: float = option(
+        0.5, kind="lane", aliases=("noise_clip",), allowed=_NOT_NEGATIVE
+    )
+    """TD3: largest noise on the target action, as a share of the action limit."""
+    exploration_noise: float = option(
+        0.1, kind="lane", aliases=("expl_noise",), allowed=_NOT_NEGATIVE
+    )
+    """TD3: standard deviation of the noise on the actions taken, as a share of the action limit."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Group):
+    """The optimizer of actor, critics and temperature."""
+
+    optimizer: str = option("MaskAdam", kind="lane", choices=("MaskAdam", "Adam", "SGD"))
+    """MaskAdam keeps gradient and moments of inactive connections at zero; Adam does not."""
+    learning_rate: float = option(1e-3, kind="lane", aliases=("lr",), allowed=_POSITIVE)
+    """Step size of the optimizer."""
+    weight_decay: float = option(2e-4, kind="lane", allowed=_NOT_NEGATIVE)
+    """L2 penalty, added to the gradient of every parameter."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Group):
+    """The networks of actor and critics."""
+
+    hidden: tuple[int, ...] = option(
+        (256, 256),
+        kind="static",
+        aliases=("hidden_dims",),
+        allowed=Allowed("one or more widths of at least 1, e.g. 256x256", _sizes_are_positive),
+    )
+    """Widths of the hidden layers, any number of them, e.g. 256x256 or 400 300."""
+    activation: str = option("relu", kind="static", choices=ACTIVATIONS)
+    """Activation of the hidden layers."""
+    activation_args: tuple[float, ...] = option(
+        (),
+        kind="static",
+        aliases=("act_func_args",),
+        allowed=Allowed("finite numbers, e.g. 0.4 0.2 -0.4 0.2", _are_finite),
+    )
+    """Parameters of the activation, in its own order; its defaults when none are given."""
+    activation_per_neuron: bool = option(False, kind="static", aliases=("act_func_per_neuron",))
+    """Learn the parameters of lex and srelu for each neuron instead of each layer."""
+
+
+@dataclass(frozen=True)
+class SparsityConfig(Group):
+    """How sparse the layers are, and how their connections change."""
+
+    global_sparsity: float | None = option(None, kind="lane", allowed=_SHARE)
+    """Share of inactive connections in each whole network, dense layers included."""
+    input_layer_sparsity: float | None = option(None, kind="lane", allowed=_SHARE)
+    """Share of inactive connections in the first layer, whatever the distribution says."""
+    sparsity_distribution: str = option(
+        "uniform",
+        kind="lane",
+        aliases=("sparsity_distribution_method",),
+        choices=("uniform", "ER", "new"),
+    )
+    """How the global sparsity is divided over the layers."""
+    sparse_output_layer: bool = option(
+        False, kind="lane", aliases=("output_layer_sparse", "output_layer_sparsity")
+    )
+    """Whether the actor's output layer takes part; the critics' single output is always dense."""
+    topology: str = option("set", kind="lane", choices=("set", "static"))
+    """set: drop the weakest connections and grow as many at random; static: keep the first ones."""
+    drop_fraction: float = option(
+        0.05, kind="lane", aliases=("ann_setZeta", "zeta"), allowed=_SHARE_CLOSED
+    )
+    """Share of the active connections that is replaced at each topology change."""
+    topology_period: int = option(
+        1000, kind="lane", aliases=("ann_ascTopologyChangePeriod",), allowed=at_least(1)
+    )
+    """Updates between two topology changes."""
+    new_weights: str = option(
+        "zero",
+        kind="lane",
+        aliases=("init_new_weights_method",),
+        choices=("zero", "unif", "xavier"),
+    )
+    """First value of a grown connection."""
+    target_sparsity: str = option("mask", kind="static", choices=("mask", "trim"))
+    """mask: targets have the online connections; trim: as many, the largest (published code)."""
+    layout: str = option("auto", kind="static", choices=("auto", "masked"))
+    """How sparse layers are stored; auto chooses."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Group):
+    """How long, how often, how much memory."""
+
+    max_timesteps: int = option(1_000_000, kind="static", allowed=at_least(1))
+    """Environment steps of each lane after the random ones."""
+    start_timesteps: int = option(25_000, kind="static", allowed=at_least(1))
+    """Environment steps of each lane with random actions, in addition to max_timesteps."""
+    updates_per_step: int = option(1, kind="static", allowed=at_least(1))
+    """Updates for each lock step of a lane's environments."""
+    eval_freq: int = option(5000, kind="static", allowed=at_least(1))
+    """Environment steps of each lane between two evaluations."""
+    eval_episodes: int = option(10, kind="static", allowed=at_least(1))
+    """Deterministic episodes of an evaluation."""
+    replay_capacity: int = option(
+        1_000_000, kind="static", aliases=("buffer_size",), allowed=at_least(2)
+    )
+    """Transitions that each lane keeps."""
+
+
+@dataclass(frozen=True)
+class RunConfig(Group):
+    """The command as a whole."""
+
+    num_seeds: int = option(1, kind="run", allowed=_NUM_SEEDS)
+    """Seeds of each policy and variant, counted up from the first."""
+    first_seed: int = option(0, kind="run", aliases=("seed",), allowed=_SEED)
+    """The first seed."""
+    vary: tuple[str, ...] = option((), kind="run")
+    """Settings with several values, as field=v1,v2; all combinations train. Sizes: 256x256."""
+    run_dir: str | None = option(None, kind="run")
+    """New folder for records and checkpoints; by default runs/ and time, policy and task."""
+    device: str = option("auto", kind="run")
+    """Where the networks and the replay live: auto, cpu, cuda or cuda:N."""
+    num_threads: int = option(0, kind="run", allowed=at_least(0))
+    """CPU threads; 0 is all."""
+    checkpoint_minutes: float = option(5.0, kind="run", allowed=_POSITIVE)
+    """Minutes between two checkpoints."""
+    wandb_mode: str = option("disabled", kind="run", choices=("disabled", "online", "offline"))
+    """Copy the records to Weights & Biases; online and offline need the extra fastanf[wandb]."""
+    tensorboard: bool = option(True, kind="run")
+    """Write TensorBoard files into the run folder."""
+    plan: bool = option(False, kind="run")
+    """Print blocks, lanes, layers and memory, and stop."""
+    plain: bool = option(False, kind="run")
+    """Print plain lines instead of a live display."""

@@ -1,0 +1,88 @@
+"""TensorBoard and Weights & Biases: what they get, and that their failure stops nothing."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastanf import mirrors
+from fastanf.records import RunFolder
+from fastanf.rows import TopologyRow, TrainingRow, read_evaluations
+from tests.record_samples import make_run, names_in, sample_evaluation
+
+
+def test_tensorboard_has_one_folder_a_lane_with_its_scalars(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with make_run(tmp_path, tensorboard=True) as run:
+        run.append_evaluation([sample_evaluation(0, 5000, 7.0), sample_evaluation(1, 5000, 8.0)])
+        run.append_training([TrainingRow(0, 100, 100, critic_loss=0.5)])
+        run.append_topology([TopologyRow(0, 100, 100, "actor", 0, 5, 0.2, 1, 4, 0.2)])
+    folders = names_in(run.path / "tb")
+    assert folders == ["lane00_ANF-SAC_seed3", "lane01_SAC_a=1-b=2_seed4"]
+    events = EventAccumulator(str(run.path / "tb" / folders[0]))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("eval/return_mean")] == [(5000, 7.0)]
+    assert [e.value for e in events.Scalars("train/critic_loss")] == [0.5]
+    assert [e.value for e in events.Scalars("topology/actor_0/active")] == [5.0]
+    assert "train/temperature" not in events.Tags()["scalars"]
+
+
+def test_resumed_tensorboard_does_not_double_steps(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with make_run(tmp_path, tensorboard=True) as run:
+        run.append_evaluation([sample_evaluation(0, step, 1.0) for step in (5, 10, 15)])
+    with RunFolder.open(run.path, tensorboard=True) as again:
+        again.truncate_after({0: 5})
+        again.append_evaluation([sample_evaluation(0, 10, 2.0)])
+    events = EventAccumulator(str(run.path / "tb" / "lane00_ANF-SAC_seed3"))
+    events.Reload()
+    found = [(e.step, e.value) for e in events.Scalars("eval/return_mean")]
+    assert found == [(5, 1.0), (10, 2.0)]
+
+
+def test_failing_mirror_is_switched_off_and_the_row_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(tmp_path, tensorboard=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run.append_evaluation([sample_evaluation(0)])
+    run.append_evaluation([sample_evaluation(1)])
+    assert len(read_evaluations(run.path)) == 2
+    assert len([r for r in caplog.records if "TensorBoard is off" in r.message]) == 1
+
+
+def test_missing_wandb_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^wandb_mode 'offline' needs wandb: pip install .*"):
+        make_run(tmp_path, wandb_mode="offline")
+    with pytest.raises(ValueError, match=r"^wandb_mode 'on' is unknown"):
+        make_run(tmp_path, wandb_mode="on")
+    assert names_in(tmp_path) == []
+
+
+def test_wandb_gets_one_run_with_metrics_named_by_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, float]] = []
+    options: dict[str, Any] = {}
+    wandb_run = types.SimpleNamespace(
+        log=logged.append, define_metric=lambda *_, **__: None, finish=lambda: logged.append({})
+    )
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = types.SimpleNamespace()  # pyright: ignore[reportAttributeAccessIssue]
+    vars(wandb)["init"] = lambda **given: options.update(given) or wandb_run
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with make_run(tmp_path, wandb_mode="offline") as run:
+        run.append_evaluation([sample_evaluation(0, 5000, 7.0)])
+    assert (options["project"], options["mode"], options["group"]) == ("fastanf", "offline", "run")
+    label = "lane00_ANF-SAC_seed3"
+    assert logged == [
+        {f"{label}/step": 5000, f"{label}/eval/return_mean": 7.0, f"{label}/eval/return_std": 0.5},
+        {},
+    ]
