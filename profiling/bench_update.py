@@ -11,16 +11,12 @@ compared to the bit with lane 0 alone. `--record` appends the rows to profiling/
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import platform
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
+import result_rows
 import torch
 
 from fastanf import kernels
@@ -29,12 +25,7 @@ from fastanf.cli import parse_command_line
 from fastanf.config import TrainConfig
 from fastanf.learner import keep_freed_memory
 
-RESULTS = Path(__file__).parent / "results" / "update.csv"
 WARM_STEPS, ROUNDS, CHECK_UPDATES = 8, 9, 3
-COLUMNS = (
-    "bench", "impl", "policies", "env", "noise_fraction", "batch_size", "lanes", "threads",
-    "metric", "p20", "p50", "p80", "unit", "device", "cpu", "versions", "commit", "date",
-)  # fmt: skip
 
 
 def main() -> int:
@@ -46,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--lanes", type=int, nargs="+", default=[8], help="numbers of lanes")
     parser.add_argument("--round_s", type=float, default=2.0, help="seconds of a round")
-    parser.add_argument("--record", action="store_true", help=f"append rows to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append rows to update.csv")
     parser.add_argument("--json", action="store_true", help="print one JSON object per size")
     own, train_flags = parser.parse_known_args()
     study = parse_command_line(
@@ -62,7 +53,7 @@ def main() -> int:
     for row in rows:
         print(json.dumps(row) if own.json else _line(row))
     if own.record:
-        _append(rows)
+        result_rows.append("update", rows)
     return 0
 
 
@@ -131,17 +122,12 @@ def _row(block: TrainingBlock, metric: str, rates: list[float]) -> dict[str, obj
         "noise_fraction": config.noise.noise_fraction,
         "batch_size": config.algorithm.batch_size,
         "lanes": len(block.lanes),
-        "threads": torch.get_num_threads(),
         "metric": metric,
         "p20": round(low, 1),
         "p50": round(middle, 1),
         "p80": round(high, 1),
         "unit": "1/s",
-        "device": "cpu",
-        "cpu": _cpu(),
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}",
-        "commit": _commit(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **result_rows.conditions(),
     }
 
 
@@ -150,30 +136,6 @@ def _line(row: dict[str, object]) -> str:
         f"{row['policies']} {row['env']} noise {row['noise_fraction']} lanes {row['lanes']:>2}  "
         f"{row['metric']:<18} {row['p50']:>8} (p20 {row['p20']}, p80 {row['p80']})"
     )
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent.parent)
-    return result.stdout.strip() or "unknown"
-
-
-def _append(rows: list[dict[str, object]]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":
