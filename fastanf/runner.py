@@ -7,7 +7,6 @@ Steps are a lane's environment steps after its random ones, as in the published 
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from fastanf.progress import Progress, lane_label
 from fastanf.records import RunFolder, read_manifest
 from fastanf.rows import read_evaluations, read_lanes
 from fastanf.settings import RunConfig
+from fastanf.stopping import Interrupted, StopSignals
 
 if TYPE_CHECKING:
     from fastanf.cli import Study
@@ -38,10 +38,6 @@ EXIT_FINISHED, EXIT_INTERRUPTED = 0, 130
 
 class Refused(ValueError):
     """The run, or its next block, cannot start or go on; one line says why."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; what was trained is in a checkpoint."""
 
 
 def train(study: Study) -> int:
@@ -99,12 +95,17 @@ def _run(
     max_steps = [lane.schedule.max_timesteps for lane in lanes]
     status, code = "failed", 1
     try:
-        with folder, _signals_raise(), Progress(labels, max_steps, run.plain or None) as progress:
+        with (
+            folder,
+            StopSignals() as stop,
+            Progress(labels, max_steps, run.plain or None) as progress,
+        ):
             try:
                 first_lane = 0
                 for index, block in enumerate(blocks):
                     numbers = range(first_lane, first_lane + len(block))
-                    _BlockRun(folder, run, index, block, numbers, progress, num_starts).train()
+                    block_run = _BlockRun(folder, run, index, block, numbers, progress, stop)
+                    block_run.train(num_starts)
                     first_lane += len(block)
                 status, code = "finished", EXIT_FINISHED
             except (Interrupted, KeyboardInterrupt):
@@ -137,11 +138,11 @@ class _BlockRun:
         configs: Sequence[TrainConfig],
         lanes: range,
         progress: Progress,
-        num_starts: int,
+        stop: StopSignals,
     ):
         self.folder, self.run, self.lanes, self.progress = folder, run, lanes, progress
         self.path = folder.path / "checkpoints" / f"block{index}"
-        self.configs, self.num_starts = configs, num_starts
+        self.configs, self.stop = configs, stop
         self.schedule = configs[0].schedule
         self.step = 0  # lock steps after the random ones
         self.evaluated_step = 0  # the step of the last evaluation that is in the records
@@ -149,8 +150,12 @@ class _BlockRun:
         self.trained_s = 0.0  # wall time of earlier starts
         self.saved_s = self.started_s
 
-    def train(self) -> None:
-        """Train until `max_timesteps`, evaluating and saving on the way."""
+    def train(self, num_starts: int) -> None:
+        """Train until `max_timesteps`, evaluating and saving on the way.
+
+        Args:
+            num_starts: how often the run was resumed.
+        """
         with _value_errors_refuse():
             saved = checkpoint.load(self.path)
         if saved is not None and saved[1]["is_finished"]:
@@ -159,7 +164,7 @@ class _BlockRun:
         self.progress.phase("building")
         with _value_errors_refuse():
             device = torch.device(resolve_device(self.run.device))
-            block = TrainingBlock(self.configs, device, self.run.num_threads, self.num_starts)
+            block = TrainingBlock(self.configs, device, self.run.num_threads, num_starts)
         try:
             if saved is not None:
                 self._restore_(block, *saved)
@@ -174,13 +179,14 @@ class _BlockRun:
             self._random_steps_(block)
             self._learn_(block)
             self._save(block, is_finished=True)
-        except (Interrupted, KeyboardInterrupt):
+        except Interrupted:
             self._save(block, is_finished=False)
             raise
 
     def _random_steps_(self, block: TrainingBlock) -> None:
         self.progress.phase("random start")
         while block.replay.time < block.num_random_steps:
+            self.stop.check()
             block.collector.random_step_()
         self.progress.phase("")
 
@@ -196,6 +202,7 @@ class _BlockRun:
 
         evaluate_if_due()  # an evaluation that was interrupted
         while self.step < last_step:
+            self.stop.check()
             self.step += 1
             block.collector.step_(self.step * E)
             for _ in range(schedule.updates_per_step):
@@ -228,9 +235,7 @@ class _BlockRun:
     def _save(self, block: TrainingBlock, is_finished: bool) -> None:
         self.progress.phase("saving")
         tensors, state = block.state_dict()
-        if (
-            is_finished
-        ):  # a finished block is never trained again; its replay would only fill the disk
+        if is_finished:  # it is never trained again, and its replay would only fill the disk
             tensors = {k: v for k, v in tensors.items() if not k.startswith("replay/")}
         progress = {
             "step": self.step,
@@ -268,21 +273,3 @@ def _value_errors_refuse() -> Iterator[None]:
         yield
     except ValueError as error:
         raise Refused(str(error)) from error
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Within, SIGTERM ends the run as Ctrl-C does: with a checkpoint."""
-
-    def stop(*_: object) -> None:
-        raise Interrupted
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_finished_rows_are_left_alone_where_the_simulator_can(num_episodes: int)
 
 
 def test_a_simulator_without_single_rows_gives_the_same_returns() -> None:
-    values = {"noise_fraction": 0.7, "noise_std": 3.0}
+    values: dict[str, Any] = {"noise_fraction": 0.7, "noise_std": 3.0}
     rows, whole = make_block(9, **values), make_block(9, fake_env.WHOLE_ENV_ID, **values)
     assert isinstance(fake(rows), RowsEnv) and not isinstance(fake(whole), RowsEnv)
     assert np.array_equal(rows.evaluate(), whole.evaluate())

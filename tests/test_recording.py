@@ -22,7 +22,7 @@ from tests.fake_env import SPEC
 
 LANES = [7, 8, 9]  # numbers in the study
 OVERRIDES = {
-    "env": fake_env.ROWS_ENV_ID, "backend": "fake", "hidden": (8, 5), "batch_size": 4,
+    "env": fake_env.ROWS_ENV_ID, "backend": "fake", "hidden": (33, 5), "batch_size": 4,
     "noise_fraction": 0.7, "eval_episodes": 3, "topology_period": 2, "max_timesteps": 100,
     "start_timesteps": 10, "permute_period": 6,
 }  # fmt: skip
@@ -148,7 +148,7 @@ def test_topology_rows_count_connections_of_sparse_lanes() -> None:
             own = mask[2 * index + int(network[-1]) - 1]
         features = own[:, :F]
         assert row.active == int(own.sum())
-        assert row.density == pytest.approx(row.active / (8 * (F + A * (network != "actor"))))
+        assert row.density == pytest.approx(row.active / (33 * (F + A * (network != "actor"))))
         assert row.real_connections == int(features[:, real[index]].sum())
         assert row.noise_connections == int(features[:, ~real[index]].sum())
         total = row.real_connections + row.noise_connections

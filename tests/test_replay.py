@@ -180,12 +180,12 @@ def test_a_lane_alone_samples_what_it_samples_among_others(lane: int) -> None:
         assert torch.equal(getattr(batches[0], name)[lane], getattr(batches[1], name)[0])
 
 
-@pytest.mark.parametrize("num_steps", [0, 4, 60])
+@pytest.mark.parametrize("num_steps", [0, 4, 75])
 def test_a_restored_replay_goes_on_alike(num_steps: int) -> None:
-    made = history(20, 2)
+    made = history(60, 2)  # its 62 crowded slots just fit the first side table
     made.add_(num_steps, is_crowded=True)
     state = {name: tensor.clone() for name, tensor in made.replay.state_dict().items()}
-    restored = History(LaneReplay(3, 20, D, A, 2), lanes=made.lanes, counter=made.counter)
+    restored = History(LaneReplay(3, 60, D, A, 2), lanes=made.lanes, counter=made.counter)
     restored.replay.start_(torch.full((3, 2, D), -1.0))  # as a new run does before it restores
     restored.replay.load_state_dict_(state)
     restored.transitions, restored.newest = dict(made.transitions), made.newest

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+import envs
+from envs import registry
 from fastanf import checkpoint, runner
 from fastanf.__main__ import main
 from fastanf.block import TrainingBlock
@@ -159,6 +161,7 @@ def watch_restore(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[str]:
                 assert torch.equal(tensor[:, kept], saved[name][:, kept])
                 continue
             assert torch.equal(tensor, saved[name]), name
+        assert block.num_evaluations == state["num_evaluations"]
         restored.extend(now)
 
     monkeypatch.setattr(TrainingBlock, "load_state_dict_", compare)
@@ -176,20 +179,18 @@ INTERRUPTIONS = {
 }
 
 
-@pytest.mark.parametrize("error", [runner.Interrupted, KeyboardInterrupt])
 @pytest.mark.parametrize("moment", INTERRUPTIONS)
 def test_an_interrupted_run_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
-    error: type[BaseException],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "run"
     owner, name, number, num_evaluations = INTERRUPTIONS[moment]
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, call_number(number, raising(error), getattr(owner, name)))
-        assert train(path) == runner.EXIT_INTERRUPTED == 130
+        patch.setattr(owner, name, call_number(number, raising(runner.Interrupted), getattr(owner, name)))
+        assert train(path, permute_period=5) == runner.EXIT_INTERRUPTED == 130
     assert status_of(path) == "interrupted"
     assert f"resume {path}" in capsys.readouterr().out
     before = without_time(path)
@@ -213,7 +214,7 @@ def test_the_second_block_can_be_interrupted_and_resumed(
 ) -> None:
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop = call_number(MAX_STEPS + 10, raising(KeyboardInterrupt), Learner.update_)
+        stop = call_number(MAX_STEPS + 10, raising(runner.Interrupted), Learner.update_)
         patch.setattr(Learner, "update_", stop)
         assert train(path, env=BOTH) == 130
     first_block = [row for row in rows_of(path) if int(row["lane"]) < 2]
@@ -223,19 +224,45 @@ def test_the_second_block_can_be_interrupted_and_resumed(
         assert steps_of(path, lane) == EVAL_STEPS
 
 
-def test_sigterm_interrupts_and_the_handler_is_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_after_a_whole_step_and_its_handler_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    path, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    path, before = tmp_path / "run", signal.getsignal(number)
+    seeds: list[list[int]] = []
+    monkeypatch.setattr(envs, "make", lambda *args: seeds.append(args[2]) or registry.make(*args))
 
     def terminate() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "update_", call_number(12, terminate, Learner.update_))
         assert train(path) == 130
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+    saved = checkpoint.load(path / "checkpoints" / "block0")
+    assert saved is not None and saved[1]["step"] == int(saved[0]["learner/num_updates"]) == 12
     assert status_of(path) == "interrupted" and steps_of(path, 0) == [7]
+    assert main(["resume", str(path)]) == 0
+    assert steps_of(path, 0) == EVAL_STEPS
+    # Training and evaluation, before and after: no world is seen twice. Both lanes have one seed.
+    rows = [seed for each in seeds for seed in each]
+    assert len(seeds) == 4 and 2 * len(set(rows)) == len(rows) == 2 * (2 + 2 * 3)
+
+
+def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+
+    def interrupt_twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update_", call_number(12, interrupt_twice, Learner.update_))
+        assert train(path) == 130
+    assert status_of(path) == "interrupted"
+    assert checkpoint.load(path / "checkpoints" / "block0") is None
     assert main(["resume", str(path)]) == 0
     assert steps_of(path, 0) == EVAL_STEPS
 
@@ -267,7 +294,7 @@ def test_an_interrupted_restoration_keeps_the_checkpoint(
 ) -> None:
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop = call_number(12, raising(KeyboardInterrupt), Learner.update_)
+        stop = call_number(12, raising(runner.Interrupted), Learner.update_)
         patch.setattr(Learner, "update_", stop)
         assert train(path) == 130
     files = sorted((path / "checkpoints" / "block0").iterdir())
@@ -320,7 +347,7 @@ def test_what_cannot_be_resumed_is_refused_in_one_line(
     assert "manifest.json" in refused(["resume", str(tmp_path)], capsys)
     path = tmp_path / "damaged"
     with monkeypatch.context() as patch:
-        stop = call_number(12, raising(KeyboardInterrupt), Learner.update_)
+        stop = call_number(12, raising(runner.Interrupted), Learner.update_)
         patch.setattr(Learner, "update_", stop)
         assert train(path) == 130
     tensors = path / "checkpoints" / "block0" / "tensors.safetensors"
