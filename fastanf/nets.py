@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastanf.activations import Activation
 from fastanf.rng import LaneRng, Stream
-from fastanf.sparse.layers import MaskedLinear, Parameter
+from fastanf.sparse.layers import LAYERS_PER_NETWORK, MaskedLinear, Parameter
 from fastanf.sparse.masks import exact_masks
 
 NUM_CRITICS = 2
@@ -126,7 +126,7 @@ def build_mlp(
     L, C = rng.key.shape[0], num_copies
     layers, activation_parameters = [], []
     for index, (num_inputs, num_outputs) in enumerate(itertools.pairwise(sizes)):
-        step = network * 1000 + index
+        step = LAYERS_PER_NETWORK * network + index
         shape = (C, num_outputs, num_inputs)
         if initialisation == "xavier":
             bound, bias_bound = math.sqrt(6 / (num_inputs + num_outputs)), 0.0

@@ -189,7 +189,9 @@ def test_an_interrupted_run_goes_on(
     path = tmp_path / "run"
     owner, name, number, num_evaluations = INTERRUPTIONS[moment]
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, call_number(number, raising(runner.Interrupted), getattr(owner, name)))
+        patch.setattr(
+            owner, name, call_number(number, raising(runner.Interrupted), getattr(owner, name))
+        )
         assert train(path, permute_period=5) == runner.EXIT_INTERRUPTED == 130
     assert status_of(path) == "interrupted"
     assert f"resume {path}" in capsys.readouterr().out

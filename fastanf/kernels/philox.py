@@ -136,7 +136,7 @@ def random_uniform(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
     L, R = _check(key, row, stream, n)
     if not is_native(key):
         return random_uniform_ref(key, row, stream, n)
-    return draw_native_(torch.empty(L, n, R), key, row, stream, UNIFORM)
+    return draw_native_(torch.empty(L, n, R, dtype=torch.float32), key, row, stream, UNIFORM)
 
 
 def random_normal(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
@@ -147,7 +147,7 @@ def random_normal(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
     L, R = _check(key, row, stream, n)
     if not is_native(key):
         return random_normal_ref(key, row, stream, n)
-    return draw_native_(torch.empty(L, n, R), key, row, stream, NORMAL)
+    return draw_native_(torch.empty(L, n, R, dtype=torch.float32), key, row, stream, NORMAL)
 
 
 def is_native(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastanf.rng import LaneRng, Stream
-from fastanf.sparse.layers import MaskedLinear
+from fastanf.sparse.layers import LAYERS_PER_NETWORK, MaskedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
 from fastanf.sparse.topology import TOPOLOGIES, due_lanes, evolve_, new_weight_values
 
@@ -97,7 +97,7 @@ class TopologyEvolution:
     ) -> None:
         G, num_outputs, num_inputs = layer.weight.shape
         shape = (self.num_copies, num_outputs * num_inputs)
-        sub = 16 * self.network + index
+        sub = LAYERS_PER_NETWORK * self.network + index
 
         def keys(stream: Stream) -> Tensor:
             return self.rng.bits(stream, update, shape, sub=sub).reshape(G, -1)

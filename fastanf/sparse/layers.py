@@ -21,6 +21,8 @@ from torch import Tensor
 # Up to this many rows MKL may take another route for a single product than for a batch of them,
 # with other rounding.
 _SMALL_SIDE = 16
+# Random streams number the layers of all networks with this stride.
+LAYERS_PER_NETWORK = 1000
 
 
 class Parameter(NamedTuple):

@@ -208,7 +208,7 @@ def evolve(
     for index, layer in enumerate(network.layers):
         if not layer.is_sparse:
             continue
-        n, sub = layer.mask.numel(), 16 * kind + index
+        n, sub = layer.mask.numel(), 1000 * kind + index
         own = slice(copy * n, (copy + 1) * n)
         drop_keys = random.bits(Stream.TOPOLOGY_DROP, update, sub, num_copies * n)[own]
         grow_keys = random.bits(Stream.TOPOLOGY_GROW, update, sub, num_copies * n)[own]
