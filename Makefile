@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A failed or interrupted installation leaves no stamp behind and is repeated.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-DEMONSTRATION := --policy ANF-SAC SAC --env HalfCheetah-v3 --fake_features 0.98 --num_seeds 2 \
+DEMONSTRATION := --policy ANF-SAC SAC --env HalfCheetah-v3 --fake_features 0.95 --num_seeds 2 \
 	--max_timesteps 15000 --eval_freq 2500 --eval_episodes 5
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard fastanf/kernels/native/*.cpp fastanf/kernels/native/*.h)
 
