@@ -170,18 +170,21 @@ class TrainingBlock:
             ValueError: a tensor is missing or has another shape.
         """
         newest = self.replay.obs[:, self.replay.time % self.replay.num_slots].clone()
-        for part, owner in (
-            ("learner", self.learner),
-            ("replay", self.replay),
-            ("features", self.features),
-        ):
+        try:
+            self._load_parts_(tensors)
+            self.collector.num_periods = tensors["num_periods"]
+            self.num_evaluations = state["num_evaluations"]
+        except KeyError as error:
+            raise ValueError(f"checkpoint lacks {error}, so it cannot be resumed") from error
+        self.replay.start_(newest)
+
+    def _load_parts_(self, tensors: dict[str, Tensor]) -> None:
+        parts = {"learner": self.learner, "replay": self.replay, "features": self.features}
+        for part, owner in parts.items():
             prefix = f"{part}/"
             owner.load_state_dict_(
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-        self.collector.num_periods = tensors["num_periods"]
-        self.num_evaluations = state["num_evaluations"]
-        self.replay.start_(newest)
 
     def close(self) -> None:
         """Release the simulators."""

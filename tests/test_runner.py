@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import envs
 from envs import registry
@@ -353,6 +354,12 @@ def test_what_cannot_be_resumed_is_refused_in_one_line(
         patch.setattr(Learner, "update_", stop)
         assert train(path) == 130
     tensors = path / "checkpoints" / "block0" / "tensors.safetensors"
+    whole = tensors.read_bytes()
+    for missing in ("replay/obs", "learner/num_updates", "num_periods"):
+        kept = {k: v for k, v in load_file(tensors).items() if k != missing}
+        save_file(kept, tensors)
+        assert missing.split("/")[-1] in refused(["resume", str(path)], capsys)
+        tensors.write_bytes(whole)
     tensors.write_bytes(tensors.read_bytes()[:-1])
     assert "cannot be read" in refused(["resume", str(path)], capsys)
 
