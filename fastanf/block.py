@@ -154,10 +154,9 @@ class TrainingBlock:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Tensors and counters that continue this block; the simulators begin new episodes."""
-        parts = {"learner": self.learner, "replay": self.replay, "features": self.features}
         tensors = {
             f"{part}/{name}": tensor
-            for part, owner in parts.items()
+            for part, owner in self._parts().items()
             for name, tensor in owner.state_dict().items()
         }
         tensors["num_periods"] = self.collector.num_periods
@@ -178,9 +177,11 @@ class TrainingBlock:
             raise ValueError(f"checkpoint lacks {error}, so it cannot be resumed") from error
         self.replay.start_(newest)
 
+    def _parts(self) -> dict[str, Learner | LaneReplay | NoisyFeatures]:
+        return {"learner": self.learner, "replay": self.replay, "features": self.features}
+
     def _load_parts_(self, tensors: dict[str, Tensor]) -> None:
-        parts = {"learner": self.learner, "replay": self.replay, "features": self.features}
-        for part, owner in parts.items():
+        for part, owner in self._parts().items():
             prefix = f"{part}/"
             owner.load_state_dict_(
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -8,8 +8,7 @@ Noise is never stored: feature i of row r is a pure function of (lane seed, stre
 kernels/noise.py.
  * `per_call`: every call of a network draws fresh rows (the published code's behaviour);
  * `per_step`: the row is the observation's id in the replay, so a replayed observation shows the
-   noise that was
-   observed, and all networks see the same.
+   noise that was observed, and all networks see the same.
 
 In the transfer setting all F features change places together from time to time. Networks stay
 where they are.

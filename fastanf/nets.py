@@ -158,6 +158,10 @@ class ActionRange(NamedTuple):
     scale: Tensor  # [A, 1]
     offset: Tensor  # [A, 1]
 
+    def squash(self, u: Tensor) -> Tensor:
+        """Actions from unbounded values, both [L, A, B]."""
+        return self.offset + self.scale * torch.tanh(u)
+
     @staticmethod
     def from_limits(
         low: Sequence[float], high: Sequence[float], device: torch.device
@@ -168,8 +172,9 @@ class ActionRange(NamedTuple):
 
 
 class TanhActor:
-    """Deterministic policy a = offset + scale * tanh(f(x)). Source: Fujimoto et al. 2018, arXiv
-    1802.09477, Sec. 5.
+    """Deterministic policy a = offset + scale * tanh(f(x)).
+
+    Source: Fujimoto et al. 2018, arXiv 1802.09477, Sec. 5.
     """
 
     def __init__(self, mlp: StackedMLP, action_range: ActionRange):
@@ -177,7 +182,7 @@ class TanhActor:
 
     def deterministic(self, x: Tensor) -> Tensor:
         """[L, F, B] -> action [L, A, B]."""
-        return self.action_range.offset + self.action_range.scale * torch.tanh(self.mlp.forward(x))
+        return self.action_range.squash(self.mlp.forward(x))
 
 
 class GaussianActor:
@@ -193,7 +198,7 @@ class GaussianActor:
     def deterministic(self, x: Tensor) -> Tensor:
         """[L, F, B] -> action [L, A, B] of the mean."""
         mean, _ = self.mlp.forward(x).chunk(2, dim=1)
-        return self.action_range.offset + self.action_range.scale * torch.tanh(mean)
+        return self.action_range.squash(mean)
 
     def sample(self, x: Tensor, standard_normal: Tensor) -> tuple[Tensor, Tensor]:
         """Reparameterised action and its log-density.
@@ -216,7 +221,7 @@ class GaussianActor:
         # may or may not follow.
         log_slope = 2 * (math.log(2) - u + torch.nn.functional.logsigmoid(2 * u))
         log_density = (log_normal - log_slope - self.action_range.scale.log()).sum(1)
-        return self.action_range.offset + self.action_range.scale * torch.tanh(u), log_density
+        return self.action_range.squash(u), log_density
 
 
 class TwinCritic:
@@ -226,15 +231,17 @@ class TwinCritic:
         self.mlp = mlp
 
     def value(self, x: Tensor, action: Tensor) -> Tensor:
-        """Q_c(x, a). `x` [L, F + A, B] leaves its last A rows for the action [L, A, B], which
-        is written there: [L, C, B].
+        """Q_c(x, a): [L, F + A, B], [L, A, B] -> [L, C, B].
+
+        The last A rows of `x` are left for the action, which is written there.
         """
         x[:, -action.shape[1] :] = action
         return self.mlp.forward(x).view(x.shape[0], -1, x.shape[2])  # [G, 1, B] -> [L, C, B]
 
     def frozen_value(self, x: Tensor, action: Tensor, num_critics: int = NUM_CRITICS) -> Tensor:
-        """Q_c(x, a) of the first critics, with a gradient for the action alone: [L, F, B], [L,
-        A, B] -> [L, C, B].
+        """Q_c(x, a) of the first critics, with a gradient for the action alone.
+
+        [L, F, B], [L, A, B] -> [L, num_critics, B].
         """
         frozen = self.mlp.frozen(slice(num_critics), NUM_CRITICS)
         return frozen.forward_split(x, action).view(x.shape[0], -1, x.shape[2])

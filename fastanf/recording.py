@@ -6,6 +6,7 @@ Axes: L lanes, M episodes, C critics. Tensors cross to the host here, at evaluat
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from fastanf.memory import resolve_device
 from fastanf.rows import EvaluationRow, TopologyRow, TrainingRow
 from fastanf.settings import RunConfig
 from fastanf.sparse.connectivity import count_connections
+from fastanf.sparse.layers import MaskedLinear
 
 
 def manifest(run: RunConfig, command_line: Sequence[str]) -> dict[str, Any]:
@@ -58,6 +60,9 @@ class Meter:
     """Counts a lane's environment steps against the clock, pauses left out."""
 
     def __init__(self) -> None:
+        self._begin_()
+
+    def _begin_(self) -> None:
         self._start = time.perf_counter()
         self._num_env_steps = self._num_lock_steps = 0
 
@@ -82,7 +87,7 @@ class Meter:
         """Environment steps and lock steps of a lane per second since the last call."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         rates = self._num_env_steps / elapsed, self._num_lock_steps / elapsed
-        self.__init__()
+        self._begin_()
         return rates
 
 
@@ -154,39 +159,48 @@ def topology_rows(
     """One row a lane, network and sparse layer; the first layer's connections split into real
     and noise.
     """
-    rows = []
-    for topology in block.algorithm.topologies:
-        is_actor = topology.network == ACTOR
-        C = topology.num_copies
-        for layer_index, layer, _ in topology.layers:
-            assert layer.mask is not None
-            mask = layer.mask.view(len(lanes), C, *layer.mask.shape[1:])
-            active = mask.flatten(2).sum(2).tolist()
-            possible = layer.mask[0].numel()
-            split = None
-            if layer_index == 0:
-                num_actions = 0 if is_actor else block.algorithm.num_actions
-                split = count_connections(mask, block.features.real_columns(), num_actions)
-            for index, lane in enumerate(lanes):
-                for copy in range(C):
-                    count = active[index][copy]
-                    if count == possible:
-                        continue
-                    row = TopologyRow(
-                        lane=lane,
-                        step=step,
-                        updates=updates,
-                        network="actor" if is_actor else f"critic{copy + 1}",
-                        layer=layer_index,
-                        active=count,
-                        density=count / possible,
-                    )
-                    if split is not None:
-                        row = dataclasses.replace(
-                            row,
-                            real_connections=int(split.real[index, copy]),
-                            noise_connections=int(split.noise[index, copy]),
-                            precision=float(split.real_share[index, copy]),
-                        )
-                    rows.append(row)
-    return rows
+    return [
+        row
+        for topology in block.algorithm.topologies
+        for index, layer, _ in topology.layers
+        for row in _layer_rows(block, lanes, step, updates, topology.network == ACTOR, index, layer)
+    ]
+
+
+def _layer_rows(
+    block: TrainingBlock,
+    lanes: Sequence[int],
+    step: int,
+    updates: int,
+    is_actor: bool,
+    index: int,
+    layer: MaskedLinear,
+) -> Iterator[TopologyRow]:
+    assert layer.mask is not None
+    mask = layer.mask.unflatten(0, (len(lanes), -1))  # [L, C, O, I]
+    active, possible = mask.flatten(2).sum(2).tolist(), layer.mask[0].numel()
+    split = None
+    if index == 0:
+        num_actions = 0 if is_actor else block.algorithm.num_actions
+        split = count_connections(mask, block.features.real_columns(), num_actions)
+    for (position, lane), copy in itertools.product(enumerate(lanes), range(mask.shape[1])):
+        count = active[position][copy]
+        if count == possible:
+            continue
+        row = TopologyRow(
+            lane=lane,
+            step=step,
+            updates=updates,
+            network="actor" if is_actor else f"critic{copy + 1}",
+            layer=index,
+            active=count,
+            density=count / possible,
+        )
+        if split is not None:
+            row = dataclasses.replace(
+                row,
+                real_connections=int(split.real[position, copy]),
+                noise_connections=int(split.noise[position, copy]),
+                precision=float(split.real_share[position, copy]),
+            )
+        yield row

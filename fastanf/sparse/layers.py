@@ -78,10 +78,10 @@ class MaskedLinear:
         return _shared_affine(self.weight, self.bias, x)
 
     def forward_split(self, x: Tensor, action: Tensor) -> Tensor:
-        """The same on an input in two parts, features and action: [., I - A, B], [., A, B] -> [G,
-        O, B].
+        """The same on an input in two parts, features and action.
 
-        With frozen weights only the action's few columns enter the backward pass.
+        [., I - A, B], [., A, B] -> [G, O, B]. With frozen weights only the action's few columns
+        enter the backward pass.
         """
         num_actions = action.shape[1]
         hidden = _shared_affine(self.weight[..., :-num_actions], self.bias, x)
