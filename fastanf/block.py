@@ -23,6 +23,7 @@ from fastanf.collect import Collector
 from fastanf.config import TrainConfig
 from fastanf.evaluate import evaluate
 from fastanf.features import NoisyFeatures
+from fastanf.instrument import Stage, stage
 from fastanf.lanes import LaneTable
 from fastanf.learner import Learner
 from fastanf.networks import lane_networks
@@ -148,7 +149,8 @@ class TrainingBlock:
 
     def evaluate(self) -> np.ndarray:
         """[L, M] returns of deterministic episodes."""
-        returns = evaluate(self.eval_env, self.algorithm, len(self.lanes), self.num_evaluations)
+        with stage(Stage.EVALUATION):
+            returns = evaluate(self.eval_env, self.algorithm, len(self.lanes), self.num_evaluations)
         self.num_evaluations += 1
         return returns
 

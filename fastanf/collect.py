@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs.interface import VecEnv
 from fastanf.algorithms.actor_critic import ActorCritic
+from fastanf.instrument import Stage, stage
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, Stream
 
@@ -90,23 +91,26 @@ class Collector:
             rows = rows.expand(self.num_lanes, -1)
         else:
             stream, rows = Stream.STEP_FEATURES, replay.newest_id()
-        x = self.features.draw(fill_rows(obs), fill_rows(rows), stream)
-        action = self.algorithm.explore(x, time)[:, : self.envs_per_lane]
+        with stage(Stage.ACT):
+            x = self.features.draw(fill_rows(obs), fill_rows(rows), stream)
+            action = self.algorithm.explore(x, time)[:, : self.envs_per_lane]
         self._step_(action, num_learning_steps)
 
     def _step_(self, action: Tensor, num_learning_steps: int) -> None:
         rows = action.reshape(-1, action.shape[-1]).cpu().numpy()
-        step = self.env.step(rows)
+        with stage(Stage.ENV_STEP):
+            step = self.env.step(rows)
         done = torch.from_numpy(step.terminated | step.truncated)
         done = done.view(self.num_lanes, self.envs_per_lane)
-        self.replay.add_(
-            action,
-            self._per_lane(step.reward),
-            self._per_lane(step.terminated),
-            done,
-            self._per_lane(step.final_obs),
-            self._per_lane(step.obs),
-        )
+        with stage(Stage.REPLAY_ADD):
+            self.replay.add_(
+                action,
+                self._per_lane(step.reward),
+                self._per_lane(step.terminated),
+                done,
+                self._per_lane(step.final_obs),
+                self._per_lane(step.obs),
+            )
         self.returns += step.reward.reshape(self.returns.shape)
         if done.any():
             self._finish_(done, num_learning_steps)

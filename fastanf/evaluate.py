@@ -12,6 +12,7 @@ import torch
 from envs.interface import RowVecEnv, VecEnv
 from fastanf.algorithms.actor_critic import ActorCritic
 from fastanf.collect import fill_rows
+from fastanf.instrument import Stage, stage
 from fastanf.rng import Stream
 
 
@@ -41,9 +42,11 @@ def evaluate(env: VecEnv, algorithm: ActorCritic, num_lanes: int, round_index: i
         first = (round_index * max_steps + time) * num_episodes
         rows = first + torch.arange(num_episodes, device=device)
         rows = fill_rows(rows.expand(num_lanes, -1))
-        x = algorithm.features.draw(fill_rows(x), rows, Stream.EVAL_FEATURES)
-        action = algorithm.act(x)[:, :num_episodes].reshape(env.num_rows, -1).cpu().numpy()
-        obs, running = _step_running(env, action, obs, running, returns)
+        with stage(Stage.ACT):
+            x = algorithm.features.draw(fill_rows(x), rows, Stream.EVAL_FEATURES)
+            action = algorithm.act(x)[:, :num_episodes].reshape(env.num_rows, -1).cpu().numpy()
+        with stage(Stage.ENV_STEP):
+            obs, running = _step_running(env, action, obs, running, returns)
         if len(running) == 0:
             break
     return returns.reshape(num_lanes, num_episodes)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastanf.instrument import Stage, stage
 from fastanf.kernels.noise import noise_
 from fastanf.rng import LaneRng, Stream
 
@@ -84,12 +85,13 @@ class NoisyFeatures:
         """
         L, B, D = obs.shape
         F = self.num_features
-        x = torch.empty(L, F + extra_rows, B, device=obs.device)
-        x[:, :D] = obs.transpose(1, 2)
-        if F > D:
-            noise_(x[:, D:F], self.rng.key, row, stream, self.std, self.quantiles)
-        if self.source is not None:
-            x[:, :F] = torch.gather(x[:, :F], 1, self._source_of(time, B))
+        with stage(Stage.NOISE):
+            x = torch.empty(L, F + extra_rows, B, device=obs.device)
+            x[:, :D] = obs.transpose(1, 2)
+            if F > D:
+                noise_(x[:, D:F], self.rng.key, row, stream, self.std, self.quantiles)
+            if self.source is not None:
+                x[:, :F] = torch.gather(x[:, :F], 1, self._source_of(time, B))
         return x
 
     def view(

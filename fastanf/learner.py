@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastanf.algorithms.actor_critic import ActorCritic
+from fastanf.instrument import Stage, stage
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng
 
@@ -41,8 +42,10 @@ class Learner:
     def update_(self) -> None:
         """One update of every lane."""
         self.num_updates += 1
-        batch = self.replay.sample(self.rng, self.num_updates, self.batch_size)
-        self.algorithm.update_(batch, self.num_updates, self.replay.envs_per_lane)
+        with stage(Stage.UPDATE):
+            with stage(Stage.SAMPLE):
+                batch = self.replay.sample(self.rng, self.num_updates, self.batch_size)
+            self.algorithm.update_(batch, self.num_updates, self.replay.envs_per_lane)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Networks, moments, masks and the number of updates."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fastanf.activations import Activation
 from fastanf.features import FeatureView, NoisyFeatures
+from fastanf.instrument import Stage, stage
 from fastanf.nets import NUM_CRITICS, ActionRange, StackedMLP, TwinCritic, build_mlp
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng
@@ -186,9 +187,11 @@ class ActorCritic(ABC):
         if updates_actor:
             self._update_actor_(view, update, tau if self.has_target_actor else None)
         elif tau is not None and self.target_actor_mlp is not None:
-            self.actor_optimizer.follow_(tau)
+            with stage(Stage.POLYAK):
+                self.actor_optimizer.follow_(tau)
         if tau is not None and self.settings.trim_targets:
-            self._trim_targets_(tau)
+            with stage(Stage.POLYAK):
+                self._trim_targets_(tau)
         for topology in self.topologies:
             topology.evolve_if_due_(update)
 
@@ -211,12 +214,15 @@ class ActorCritic(ABC):
         update: int,
         tau: Tensor | None,
     ) -> None:
-        with torch.no_grad():
+        with stage(Stage.TARGET), torch.no_grad():
             target = self._target(batch, next_view, update)  # [L, B]
-        q = self.critic.value(view.draw(self.num_actions), batch.action.transpose(1, 2))
-        loss = (q - target.unsqueeze(1)).square().mean(-1)  # [L, C]
-        grads = torch.autograd.grad(loss.sum(), self.critic_optimizer.tensors())
-        self.critic_optimizer.step_(grads, tau)
+        with stage(Stage.CRITIC_FORWARD):
+            q = self.critic.value(view.draw(self.num_actions), batch.action.transpose(1, 2))
+            loss = (q - target.unsqueeze(1)).square().mean(-1)  # [L, C]
+        with stage(Stage.CRITIC_BACKWARD):
+            grads = torch.autograd.grad(loss.sum(), self.critic_optimizer.tensors())
+        with stage(Stage.CRITIC_OPTIMIZER):
+            self.critic_optimizer.step_(grads, tau)
         self.losses = self.losses._replace(
             critic=loss.detach().sum(1), value=q.detach().mean((1, 2))
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
 from fastanf.features import FeatureView, NoisyFeatures
+from fastanf.instrument import Stage, stage
 from fastanf.kernels.mask_adam import mask_adam_
 from fastanf.nets import GaussianActor
 from fastanf.replay import Batch
@@ -85,16 +86,19 @@ class SAC(ActorCritic):
         """Minimise E[temperature * log pi(a|s) - min_c Q_c(s, a)]. Source: arXiv 1812.05905,
         eq. 7 and 9.
         """
-        x = view.draw()
-        action, log_density = self.actor.sample(x, self._normal(x.shape[2], 2 * update + 1))
-        q = self.critic.frozen_value(view.draw(), action).amin(1)  # [L, B]
-        temperature = self.temperature
-        loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)  # [L]
-        grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
-        self.actor_optimizer.step_(grads, tau)
-        entropy = -log_density.detach().mean(-1)
-        if self._tunes_any:
-            self._update_temperature_(entropy, self.actor_optimizer.num_steps)
+        with stage(Stage.ACTOR_FORWARD):
+            x = view.draw()
+            action, log_density = self.actor.sample(x, self._normal(x.shape[2], 2 * update + 1))
+            q = self.critic.frozen_value(view.draw(), action).amin(1)  # [L, B]
+            temperature = self.temperature
+            loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)  # [L]
+        with stage(Stage.ACTOR_BACKWARD):
+            grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
+        with stage(Stage.ACTOR_OPTIMIZER):
+            self.actor_optimizer.step_(grads, tau)
+            entropy = -log_density.detach().mean(-1)
+            if self._tunes_any:
+                self._update_temperature_(entropy, self.actor_optimizer.num_steps)
         self.losses = self.losses._replace(
             actor=loss.detach(), entropy=entropy, temperature=temperature
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
 from fastanf.features import FeatureView, NoisyFeatures
+from fastanf.instrument import Stage, stage
 from fastanf.nets import TanhActor
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng, Stream
@@ -62,11 +63,14 @@ class TD3(ActorCritic):
 
     def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
         """Maximise E[Q_1(s, pi(s))]. Source: arXiv 1802.09477, Alg. 1."""
-        action = self.actor.deterministic(view.draw())
-        q = self.critic.frozen_value(view.draw(), action, num_critics=1)[:, 0]  # [L, B]
-        loss = -q.mean(-1)
-        grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
-        self.actor_optimizer.step_(grads, tau)
+        with stage(Stage.ACTOR_FORWARD):
+            action = self.actor.deterministic(view.draw())
+            q = self.critic.frozen_value(view.draw(), action, num_critics=1)[:, 0]  # [L, B]
+            loss = -q.mean(-1)
+        with stage(Stage.ACTOR_BACKWARD):
+            grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
+        with stage(Stage.ACTOR_OPTIMIZER):
+            self.actor_optimizer.step_(grads, tau)
         self.losses = self.losses._replace(actor=loss.detach())
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastanf.instrument import Stage, stage
 from fastanf.rng import LaneRng, Stream
 from fastanf.sparse.layers import LAYERS_PER_NETWORK, MaskedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
@@ -82,9 +83,10 @@ class TopologyEvolution:
         if not any(due):
             return False
         C = self.num_copies
-        for (index, layer, target), num_drop in zip(self.layers, self._num_drop, strict=True):
-            due_drop = [n if due[row // C] else 0 for row, n in enumerate(num_drop)]
-            self._evolve_layer_(index, layer, target, due_drop, update)
+        with stage(Stage.TOPOLOGY):
+            for (index, layer, target), num_drop in zip(self.layers, self._num_drop, strict=True):
+                due_drop = [n if due[row // C] else 0 for row, n in enumerate(num_drop)]
+                self._evolve_layer_(index, layer, target, due_drop, update)
         return True
 
     def _evolve_layer_(
