@@ -124,6 +124,8 @@ class Recording:
     """Whole duration of each frame."""
     stages_ns: dict[Key, list[int]] = field(default_factory=dict)
     """Own time of a stage in each frame in which it occurred."""
+    roots_ns: dict[Stage, list[int]] = field(default_factory=dict)
+    """Time of an outermost stage, with all inside it, in each frame in which it occurred."""
 
     @property
     def num_frames(self) -> int:
@@ -266,8 +268,12 @@ class Recorder:
         for marks in self._waiting:
             own_ns = charge(marks, self.clock.elapsed_ns)
             self._recording.frames_ns.append(sum(own_ns.values()))
+            roots: dict[Stage, int] = {}
             for key, ns in own_ns.items():
                 self._recording.stages_ns.setdefault(key, []).append(ns)
+                roots[key[0]] = roots.get(key[0], 0) + ns
+            for root, ns in roots.items():
+                self._recording.roots_ns.setdefault(root, []).append(ns)
         self._waiting.clear()
 
     def take(self) -> Recording:

@@ -63,6 +63,7 @@ def test_time_is_charged_to_the_innermost_stage(is_immediate: bool) -> None:
         (Stage.UPDATE, Stage.TARGET): [30],
         (Stage.UPDATE, Stage.NOISE): [300],
     }
+    assert recording.roots_ns == {Stage.OTHER: [5], Stage.UPDATE: [332]}
     assert recording.frames_ns == [337]
     assert clock.num_synchronized == (0 if is_immediate else 1)
 
