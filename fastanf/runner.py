@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastanf import checkpoint, recording
+from fastanf import checkpoint, kernels, recording
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
 from fastanf.curves import learning_curve_png
@@ -51,6 +51,7 @@ def train(study: Study) -> int:
     """
     blocks = [block.lanes for block in study.blocks]
     with _value_errors_refuse():
+        kernels.use(study.run.impl)
         rows = recording.lane_rows(blocks)
         manifest = recording.manifest(study.run, study.command_line)
         folder = RunFolder.create(
@@ -75,6 +76,7 @@ def resume(run_dir: str | Path) -> int:
     with _value_errors_refuse():
         manifest = read_manifest(run_dir)
         run = RunConfig(**manifest["run"])
+        kernels.use(run.impl)
         blocks = recording.blocks_from_rows(read_lanes(run_dir))
         num_starts = int(manifest.get("num_starts", 0)) + 1
         if manifest["status"] == "finished":

@@ -12,9 +12,10 @@ _HEADER = (
 )  # fmt: skip
 NOTES = (
     "a step: how often a training step has it; p20, p50, p80: of one occurrence; ms a step: mean, "
-    "which the shares are of. useful GFLOP/s counts active connections only, done all that the layout "
-    "multiplies. of sgemm: done against the measured peak; of copy: against a copy of a large array "
-    "(above 100% in a cache). nearest limit: what explains most of the time, and how much of it."
+    "which the shares are of. useful GFLOP/s counts active connections only, done all that the "
+    "layout multiplies. of sgemm: done against the measured peak; of copy: against a copy of a "
+    "large array (above 100% in a cache). nearest limit: what explains most of the time, and how "
+    "much of it."
 )
 _WORDS = {
     ARITHMETIC: "the limit of arithmetic",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastanf import kernels
 from fastanf.block import TrainingBlock
-from fastanf.kernels import mask_adam, philox
 from fastanf.nets import StackedMLP
 from fastanf.replay import Batch
 from tests.helpers import lane_of_batch, make_block, make_lane, to_float64_
@@ -41,8 +41,7 @@ LANES = {"sac": SAC_LANES, "td3": TD3_LANES}
 @pytest.fixture
 def reference_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain torch computes in place of the compiled kernels."""
-    monkeypatch.setattr(philox, "NATIVE", None)
-    monkeypatch.setattr(mask_adam, "NATIVE", None)
+    monkeypatch.setattr(kernels, "NATIVE", None)
 
 
 def block_of(

@@ -2,7 +2,7 @@
 
 Each file defines an operation twice with one signature: `name_ref` in plain torch, which says what
 it computes, and `name`, which takes the fast form for the device at hand. On CPU the fast form is
-the compiled library of `native/`; the environment variable FASTANF_KERNELS chooses:
+the compiled library of `native/`; the environment variable FASTANF_KERNELS chooses, and `use` anew:
 
     auto        compiled where it was built, else the reference with one warning (default)
     native      compiled; an error where it was not built
@@ -17,22 +17,21 @@ import os
 
 from fastanf.kernels.native import LIBRARY, VARIANTS, load
 
-_CHOICES = ("auto", "native", "reference")
+CHOICES = ("auto", "native", "reference")
 
 
-def _choose() -> ctypes.CDLL | None:
-    choice = os.environ.get("FASTANF_KERNELS", "auto")
-    if choice not in _CHOICES:
-        raise ValueError(f"FASTANF_KERNELS={choice!r}: must be one of {', '.join(_CHOICES)}")
+def _choose(choice: str, name: str) -> ctypes.CDLL | None:
+    if choice not in CHOICES:
+        raise ValueError(f"{name}={choice!r}: must be one of {', '.join(CHOICES)}")
     if choice == "reference":
         return None
     try:
         return load(LIBRARY)
     except OSError as error:
         if choice == "native":
-            raise RuntimeError(
-                f"FASTANF_KERNELS=native: {error}; install a C++17 compiler (e.g. g++) and "
-                "reinstall fastanf, or use FASTANF_KERNELS=auto"
+            raise ValueError(
+                f"{name}=native: {error}; install a C++17 compiler (e.g. g++) and reinstall "
+                f"fastanf, or use {name}=auto"
             ) from error
         logging.getLogger(__name__).warning(
             "no compiled CPU kernels (%s): computing with the slower plain-torch reference. "
@@ -42,8 +41,19 @@ def _choose() -> ctypes.CDLL | None:
         return None
 
 
-NATIVE: ctypes.CDLL | None = _choose()
+NATIVE: ctypes.CDLL | None = _choose(os.environ.get("FASTANF_KERNELS", "auto"), "FASTANF_KERNELS")
 """The compiled CPU kernels, or None where the reference computes."""
+
+
+def use(choice: str) -> None:
+    """Choose anew for this process; `auto` leaves the choice as it is.
+
+    Raises:
+        ValueError: no such choice, or `native` where it was not built.
+    """
+    global NATIVE
+    if choice != "auto":
+        NATIVE = _choose(choice, "--impl")
 
 
 def implementation() -> str:

@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastanf.kernels import NATIVE
+from fastanf import kernels
 from fastanf.kernels.philox import is_native
 
 
@@ -189,11 +189,11 @@ def polyak_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None = N
     _check(target, [weight], [tau], mask, None, None)
     if not (is_native(target) and target.dtype == torch.float32):
         return polyak_ref_(target, weight, tau, mask)
-    assert NATIVE is not None
+    assert kernels.NATIVE is not None
     L, tau = target.shape[0], tau.contiguous()
     if target.numel() == 0:
         return None
-    NATIVE.fastanf_polyak(
+    kernels.NATIVE.fastanf_polyak(
         target.data_ptr(), weight.data_ptr(), tau.data_ptr(), _pointer(mask),
         L, target.numel() // L, torch.get_num_threads(),
     )  # fmt: skip
@@ -218,7 +218,7 @@ def _call_adam(
     tau: Tensor | None,
     constants: tuple[float, ...],
 ) -> None:
-    assert NATIVE is not None
+    assert kernels.NATIVE is not None
     if weight.numel() == 0:
         return
     # Held in variables so that the copies, where contiguous() makes any, outlive the call.
@@ -226,7 +226,7 @@ def _call_adam(
     mask_moments = None if mask_moments is None else mask_moments.contiguous()
     tau = None if tau is None else tau.contiguous()
     L = weight.shape[0]
-    NATIVE.fastanf_adam(
+    kernels.NATIVE.fastanf_adam(
         weight.data_ptr(), grad.data_ptr(), _pointer(exp_avg), _pointer(exp_avg_sq),
         step_size.data_ptr(), weight_decay.data_ptr(), _pointer(mask), _pointer(mask_moments),
         _pointer(target), _pointer(tau), L, weight.numel() // L, *constants,

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastanf.kernels import NATIVE
+from fastanf import kernels
 
 ROUNDS = 7
 _LOW = 0xFFFFFFFF
@@ -152,7 +152,7 @@ def random_normal(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
 
 def is_native(tensor: Tensor) -> bool:
     """Whether the compiled kernels compute on this tensor's device."""
-    return NATIVE is not None and tensor.device.type == "cpu"
+    return kernels.NATIVE is not None and tensor.device.type == "cpu"
 
 
 def draw_native_(
@@ -166,12 +166,12 @@ def draw_native_(
     quantiles: Tensor | None = None,
 ) -> Tensor:
     """Fills out [L, n, R], dense in its last axis, with what `draw` makes of the words."""
-    assert NATIVE is not None
+    assert kernels.NATIVE is not None
     L, n, R = out.shape
     key, row = key.contiguous(), row.contiguous()
     std = None if std is None else std.contiguous()
     quantiles = None if quantiles is None else quantiles.contiguous()
-    NATIVE.fastanf_random(
+    kernels.NATIVE.fastanf_random(
         out.data_ptr(),
         out.stride(0),
         out.stride(1),

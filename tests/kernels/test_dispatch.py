@@ -89,3 +89,22 @@ def test_torch_and_the_kernels_share_one_openmp_runtime():
     lines = Path("/proc/self/maps").read_text().splitlines()
     runtimes = {line.split()[-1] for line in lines if "libgomp" in line or "libiomp" in line}
     assert len(runtimes) <= 1
+
+
+def test_use_chooses_anew_and_auto_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    before = kernels.NATIVE
+    monkeypatch.setattr(kernels, "NATIVE", before)  # restored afterwards
+    kernels.use("auto")
+    assert kernels.NATIVE is before
+    kernels.use("reference")
+    assert kernels.implementation() == "reference"
+    kernels.use("auto")
+    assert kernels.implementation() == "reference"
+    with pytest.raises(ValueError, match="auto, native, reference"):
+        kernels.use("fast")
+
+
+def test_use_refuses_native_where_it_was_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "none.so")
+    with pytest.raises(ValueError, match="--impl=native: none"):
+        kernels.use("native")
