@@ -43,7 +43,7 @@ def measure_peaks(device: torch.device, working_set_bytes: int) -> Peaks:
         working_set_bytes: what the block at hand touches in one update.
     """
     return Peaks(
-        sgemm_gflop_s(device),
+        sgemm_gflop_s(device, PRODUCT_SIZE),
         copy_gb_s(device, MEMORY_COPY_BYTES),
         copy_gb_s(device, min(max(working_set_bytes, _MIN_COPY_BYTES), MEMORY_COPY_BYTES)),
         working_set_bytes,

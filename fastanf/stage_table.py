@@ -48,23 +48,23 @@ class StageTime:
         return float(low), float(middle), float(high)
 
 
-def times_of(samples: Mapping[Stage, Sequence[int]], num_frames: int) -> list[StageTime]:
-    """Stages in the order of a table, with how often they occur in `num_frames` training steps."""
+def times_of(samples: Mapping[Stage, Sequence[int]], count: int) -> list[StageTime]:
+    """Stages in the order of a table, with how often each occurs in `count` steps."""
     return [
-        StageTime(name, samples[name], len(samples[name]) / num_frames)
+        StageTime(name, samples[name], len(samples[name]) / count)
         for name in (*STEP_STAGES, *UPDATE_STAGES, Stage.OTHER)
         if samples.get(name)
     ]
 
 
 def update_times(recording: Recording) -> list[StageTime]:
-    """The stages of the updates in a recording; what lies between them is `Stage.OTHER`."""
-    return times_of(recording.within(Stage.UPDATE), recording.num_frames)
+    """The stages of the recorded updates, per update; what lies between is `Stage.OTHER`."""
+    return times_of(recording.within(Stage.UPDATE), len(recording.roots_ns[Stage.UPDATE]))
 
 
 def step_times(recording: Recording) -> list[StageTime]:
-    """The stages of the training steps in a recording."""
-    return times_of(recording.roots_ns, recording.num_frames)
+    """The stages of the recorded training steps, per step: those in which agents acted."""
+    return times_of(recording.roots_ns, len(recording.roots_ns[Stage.ACT]))
 
 
 @dataclass(frozen=True)
