@@ -47,6 +47,11 @@ class Block:
         return tuple(lane_networks(lane, self.spec) for lane in self.lanes)
 
 
+def block_of(lanes: Sequence[TrainConfig]) -> Block:
+    """One block of lanes that are known to train together."""
+    return Block(tuple(range(len(lanes))), tuple(lanes))
+
+
 def make_blocks(lanes: Sequence[TrainConfig]) -> tuple[Block, ...]:
     """The lanes grouped by their static settings and by SGD against Adam, in first-seen order."""
     groups = group_lanes([{"key": block_key(lane)} for lane in lanes], ["key"])

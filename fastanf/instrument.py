@@ -21,9 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported where a GPU is asked: who reads a run's records needs the stages' names only.
 
 
 class Stage(StrEnum):
@@ -97,18 +100,20 @@ class CudaClock:
     is_immediate = False
 
     def __init__(self, device: torch.device):
-        self.device = device
+        from torch import cuda
+
+        self.device, self._cuda = device, cuda
 
     def now(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self.device))
         return event
 
     def elapsed_ns(self, start: torch.cuda.Event, end: torch.cuda.Event) -> int:
         return round(start.elapsed_time(end) * 1e6)
 
     def synchronize(self) -> None:
-        torch.cuda.synchronize(self.device)
+        self._cuda.synchronize(self.device)
 
 
 def clock_of(device: torch.device) -> Clock:
@@ -205,6 +210,18 @@ _active: Recorder | None = None
 def stage(name: Stage) -> AbstractContextManager[None]:
     """The context of a stage: timed while a recorder records, else empty."""
     return _OFF if _active is None else _active.spans[name]
+
+
+def end_frame() -> None:
+    """End a frame of the recorder that records, if any does."""
+    if _active is not None:
+        _active.frame()
+
+
+def skip_frame() -> None:
+    """What happened since the last frame belongs to none, if any recorder records."""
+    if _active is not None:
+        _active.skip()
 
 
 class Recorder:
@@ -317,6 +334,8 @@ def charge(
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory so far: allocated on a GPU, or resident in this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        from torch import cuda
+
+        return cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -33,7 +33,12 @@ class BlockMemory:
 
     @property
     def total(self) -> int:
-        return self.replay + self.weights + self.moments + self.work
+        return self.replay + self.working_set
+
+    @property
+    def working_set(self) -> int:
+        """What one update touches, the replay's few rows left out."""
+        return self.weights + self.moments + self.work
 
 
 def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemory:

@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from fastanf.rows import AnyRow, EvaluationRow, TopologyRow, TrainingRow, columns
+from fastanf.rows import AnyRow, EvaluationRow, ProfileRow, TopologyRow, TrainingRow, columns
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,9 @@ def _scalars(row: AnyRow) -> dict[str, float]:
     """Tag -> value of what a mirror shows of a row; quantities that are nan are left out."""
     if isinstance(row, EvaluationRow):
         return {"eval/return_mean": row.return_mean, "eval/return_std": row.return_std}
+    if isinstance(row, ProfileRow):
+        stage = f"profile/{row.part}_{row.stage.replace(' ', '_')}"
+        return {f"{stage}_ms": row.mean_ms, f"{stage}_share": row.share}
     if isinstance(row, TopologyRow):
         prefix, names = f"topology/{row.network}_{row.layer}/", ("active", "precision")
     else:

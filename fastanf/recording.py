@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from fastanf.algorithms.actor_critic import ACTOR
 from fastanf.block import TrainingBlock
 from fastanf.config import OPTIONS, TrainConfig, from_flat
 from fastanf.memory import resolve_device
-from fastanf.rows import EvaluationRow, TopologyRow, TrainingRow
+from fastanf.rows import EvaluationRow, ProfiledTrainingRow, TopologyRow, TrainingRow
 from fastanf.settings import RunConfig
 from fastanf.sparse.connectivity import count_connections
 from fastanf.sparse.layers import MaskedLinear
@@ -122,9 +122,24 @@ def evaluation_rows(
 
 
 def training_rows(
-    block: TrainingBlock, lanes: Sequence[int], step: int, updates: int, pace: tuple[float, float]
+    block: TrainingBlock,
+    lanes: Sequence[int],
+    step: int,
+    updates: int,
+    pace: tuple[float, float],
+    stages: Mapping[str, float] | None = None,
 ) -> list[TrainingRow]:
-    """One row a lane: the last update's losses, and the training episodes since the last call."""
+    """One row a lane: the last update's losses, and the training episodes since the last call.
+
+    Args:
+        block: that trains.
+        lanes: their numbers.
+        step: environment steps of a lane.
+        updates: of a lane.
+        pace: environment steps and lock steps of a lane per second.
+        stages: columns of a profiled run (stage_records.py), None in one that is not.
+    """
+    row_of = TrainingRow if stages is None else ProfiledTrainingRow
     env_steps_per_s, lock_steps_per_s = pace
     losses = block.algorithm.losses
     critic, actor, value, entropy, temperature = (
@@ -135,7 +150,7 @@ def training_rows(
         zip(lanes, block.collector.take_finished(), strict=True)
     ):
         rows.append(
-            TrainingRow(
+            row_of(
                 lane=lane,
                 step=step,
                 updates=updates,
@@ -148,6 +163,7 @@ def training_rows(
                 log_prob=-entropy[index],
                 env_steps_per_s=env_steps_per_s,
                 lane_updates_per_s=lock_steps_per_s * block.config.schedule.updates_per_step,
+                **(stages or {}),
             )
         )
     return rows

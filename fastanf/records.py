@@ -5,6 +5,7 @@
     eval.csv        one row a lane and evaluation           (EvaluationRow)
     train.csv       one row a lane and training interval    (TrainingRow)
     topology.csv    one row a lane, network, layer and step (TopologyRow)
+    stages.csv      one row a stage and interval, with --profile (ProfileRow)
     tb/             TensorBoard events, one sub-folder a lane
 
 The CSV files are the record; TensorBoard and wandb mirror them and may fail without stopping a
@@ -26,8 +27,10 @@ from fastanf.mirrors import Mirrors
 from fastanf.provenance import facts, now
 from fastanf.rows import (
     FILES,
+    PROFILED_FILES,
     AnyRow,
     EvaluationRow,
+    ProfileRow,
     TopologyRow,
     TrainingRow,
     columns,
@@ -45,10 +48,13 @@ STATUSES = ("running", "finished", "interrupted", "failed")
 class RunFolder:
     """Writes the records of one run. Use `create` for a new run, `open` for one that goes on."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], mirrors: "Mirrors") -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], mirrors: "Mirrors", profile: bool = False
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self._mirrors = mirrors
+        self._files = PROFILED_FILES if profile else FILES
 
     @classmethod
     def create(
@@ -59,6 +65,7 @@ class RunFolder:
         *,
         tensorboard: bool = False,
         wandb_mode: str = "disabled",
+        profile: bool = False,
     ) -> "RunFolder":
         """Makes the folder with manifest.json, lanes.csv and empty tables.
 
@@ -69,6 +76,7 @@ class RunFolder:
             lane_rows: one flat mapping a lane; must hold lane, policy, seed.
             tensorboard: also write TensorBoard events under tb/.
             wandb_mode: "disabled", "online" or "offline".
+            profile: also keep stages.csv, and the stages' columns in train.csv.
 
         Raises:
             ValueError: the folder exists or cannot be made, or a mirror is not installed. Nothing
@@ -79,6 +87,7 @@ class RunFolder:
         manifest_bytes = _manifest_bytes(content)
         lanes_bytes = lanes_text(lane_rows).encode()
         mirrors = Mirrors(path, lane_rows, tensorboard, wandb_mode)
+        run = cls(path, content, mirrors, profile)
         parents = [parent for parent in path.parents if not parent.exists()]
         try:
             path.mkdir(parents=True)
@@ -93,29 +102,37 @@ class RunFolder:
             ) from error
         try:
             write_atomic(path / "lanes.csv", lanes_bytes)
-            for kind, name in FILES.items():
+            for kind, name in run._files.items():
                 write_atomic(path / name, csv_line(columns(kind)).encode())
             write_atomic(path / "manifest.json", manifest_bytes)  # last: it makes the folder a run
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             _remove_empty(parents)
             raise
-        return cls(path, content, mirrors)
+        return run
 
     @classmethod
     def open(
-        cls, path: str | Path, *, tensorboard: bool = False, wandb_mode: str = "disabled"
+        cls,
+        path: str | Path,
+        *,
+        tensorboard: bool = False,
+        wandb_mode: str = "disabled",
+        profile: bool = False,
     ) -> "RunFolder":
-        """Opens a run to go on with; removes a torn last line of each table.
+        """Opens a run to go on with; removes a torn last line of each table. `profile` is what it
+        was created with.
 
         Raises:
             ValueError: no readable run of a known format is there.
         """
         path = Path(path)
         manifest = read_manifest(path)
-        for kind, name in FILES.items():
+        mirrors = Mirrors(path, read_lanes(path), tensorboard, wandb_mode)
+        run = cls(path, manifest, mirrors, profile)
+        for kind, name in run._files.items():
             _mend(path / name, columns(kind))
-        return cls(path, manifest, Mirrors(path, read_lanes(path), tensorboard, wandb_mode))
+        return run
 
     @property
     def name(self) -> str:
@@ -123,19 +140,24 @@ class RunFolder:
 
     def append_evaluation(self, rows: Iterable[EvaluationRow]) -> None:
         """Appends to eval.csv and syncs; all rows or, if the disk is full, none (OSError)."""
-        self._append(EvaluationRow, list(rows))
+        self._append(list(rows))
 
     def append_training(self, rows: Iterable[TrainingRow]) -> None:
         """Appends to train.csv, as `append_evaluation`."""
-        self._append(TrainingRow, list(rows))
+        self._append(list(rows))
 
     def append_topology(self, rows: Iterable[TopologyRow]) -> None:
         """Appends to topology.csv, as `append_evaluation`."""
-        self._append(TopologyRow, list(rows))
+        self._append(list(rows))
 
-    def _append(self, kind: type, rows: Sequence[AnyRow]) -> None:
+    def append_profile(self, rows: Iterable[ProfileRow]) -> None:
+        """Appends to stages.csv, as `append_evaluation`."""
+        self._append(list(rows))
+
+    def _append(self, rows: Sequence[AnyRow]) -> None:
         if rows:
-            append_text(self.path / FILES[kind], "".join(csv_line(row_cells(row)) for row in rows))
+            path = self.path / self._files[type(rows[0])]
+            append_text(path, "".join(csv_line(row_cells(row)) for row in rows))
             self._mirrors.add(rows)
 
     def truncate_after(self, lane_steps: Mapping[int, int]) -> None:
@@ -145,7 +167,7 @@ class RunFolder:
             lane_steps: lane -> step of the checkpoint; rows at that step stay. Rows of lanes that
                 are not named stay too.
         """
-        for kind, name in FILES.items():
+        for kind, name in self._files.items():
             path = self.path / name
             lane_at, step_at = columns(kind).index("lane"), columns(kind).index("step")
             header, *rows = whole_rows(path)

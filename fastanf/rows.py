@@ -3,6 +3,7 @@
     eval.csv        one row a lane and evaluation           (EvaluationRow)
     train.csv       one row a lane and training interval    (TrainingRow)
     topology.csv    one row a lane, network, layer and step (TopologyRow)
+    stages.csv      one row a block, stage and training interval, with --profile (ProfileRow)
     lanes.csv       one row a lane, every field of its configuration
 
 A line is a row: no cell holds a line break, so that the torn last line of a killed process is found
@@ -14,9 +15,11 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastanf.instrument import STEP_STAGES, UPDATE_STAGES
 
 NAN = math.nan
 
@@ -85,13 +88,69 @@ class TopologyRow:
     precision: float = NAN
 
 
-Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow)
-AnyRow = EvaluationRow | TrainingRow | TopologyRow
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One stage of a block's updates or training steps since the row before (stage_table.py).
+
+    `part` is "update" or "step", of which the stages sum to the whole. `per_step` is how often it
+    occurs in one; p20, p50, p80 are of an occurrence, `mean_ms` of an update or a training step.
+    """
+
+    lane: int
+    """The block's first lane."""
+    step: int
+    updates: int
+    part: str
+    stage: str
+    per_step: float = NAN
+    p20_ms: float = NAN
+    p50_ms: float = NAN
+    p80_ms: float = NAN
+    mean_ms: float = NAN
+    share: float = NAN
+    useful_gflop_s: float = NAN
+    done_gflop_s: float = NAN
+    of_sgemm: float = NAN
+    gb_s: float = NAN
+    of_copy: float = NAN
+    limit: str = ""
+
+
+def stage_column(part: str, stage: str) -> str:
+    """The column of train.csv with a stage's milliseconds per update or training step."""
+    return f"{part}_{stage.replace(' ', '_')}_ms"
+
+
+if TYPE_CHECKING:
+    ProfiledTrainingRow = TrainingRow
+else:
+    ProfiledTrainingRow = make_dataclass(
+        "ProfiledTrainingRow",
+        [
+            (stage_column(part, stage), float, NAN)
+            for part, stages in (("update", UPDATE_STAGES), ("step", STEP_STAGES))
+            for stage in (*stages, "other")
+        ],
+        bases=(TrainingRow,),
+        frozen=True,
+        slots=True,
+    )
+    ProfiledTrainingRow.__doc__ = "A TrainingRow of a profiled run, with its block's stages."
+
+Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow, ProfileRow)
+AnyRow = EvaluationRow | TrainingRow | TopologyRow | ProfileRow
 FILES: dict[type, str] = {
     EvaluationRow: "eval.csv",
     TrainingRow: "train.csv",
     TopologyRow: "topology.csv",
 }
+PROFILED_FILES: dict[type, str] = {
+    EvaluationRow: "eval.csv",
+    ProfiledTrainingRow: "train.csv",
+    TopologyRow: "topology.csv",
+    ProfileRow: "stages.csv",
+}
+"""The tables of a run with --profile."""
 
 
 def columns(kind: type) -> tuple[str, ...]:
@@ -118,6 +177,11 @@ def read_training(path: str | Path) -> list[TrainingRow]:
 def read_topology(path: str | Path) -> list[TopologyRow]:
     """The rows of topology.csv, as `read_evaluations`."""
     return _read(path, TopologyRow)
+
+
+def read_profile(path: str | Path) -> list[ProfileRow]:
+    """The rows of stages.csv, as `read_evaluations`."""
+    return _read(path, ProfileRow)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
@@ -196,7 +260,7 @@ def _file(path: str | Path, name: str) -> Path:
 
 
 def _read(path: str | Path, kind: type[Row]) -> list[Row]:
-    path = _file(path, FILES[kind])
+    path = _file(path, (FILES | PROFILED_FILES)[kind])
     header, *rows = whole_rows(path)
     missing = [name for name in columns(kind) if name not in header]
     if missing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,14 @@ from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
 from fastanf.curves import learning_curve_png
 from fastanf.final_table import final_table
+from fastanf.instrument import end_frame, skip_frame
 from fastanf.learner import keep_freed_memory
 from fastanf.memory import resolve_device
 from fastanf.progress import Progress, lane_label
 from fastanf.records import RunFolder, read_manifest
 from fastanf.rows import read_evaluations, read_lanes
 from fastanf.settings import RunConfig
+from fastanf.stage_records import StageProfiler, stage_columns
 from fastanf.stopping import Interrupted, StopSignals
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def train(study: Study) -> int:
             rows,
             tensorboard=study.run.tensorboard,
             wandb_mode=study.run.wandb_mode,
+            profile=study.run.profile,
         )
     return _run(folder, study.run, blocks, num_starts=0)
 
@@ -81,7 +84,12 @@ def resume(run_dir: str | Path) -> int:
         num_starts = int(manifest.get("num_starts", 0)) + 1
         if manifest["status"] == "finished":
             raise ValueError(f"run {str(run_dir)!r} is finished: there is nothing to resume")
-        folder = RunFolder.open(run_dir, tensorboard=run.tensorboard, wandb_mode=run.wandb_mode)
+        folder = RunFolder.open(
+            run_dir,
+            tensorboard=run.tensorboard,
+            wandb_mode=run.wandb_mode,
+            profile=run.profile,
+        )
     folder.set_status("running", num_starts=num_starts)
     return _run(folder, run, blocks, num_starts)
 
@@ -151,6 +159,7 @@ class _BlockRun:
         self.started_s = time.perf_counter()
         self.trained_s = 0.0  # wall time of earlier starts
         self.saved_s = self.started_s
+        self.profiler: StageProfiler | None = None  # with --profile
 
     def train(self, num_starts: int) -> None:
         """Train until `max_timesteps`, evaluating and saving on the way.
@@ -168,6 +177,9 @@ class _BlockRun:
             device = torch.device(resolve_device(self.run.device))
             block = TrainingBlock(self.configs, device, self.run.num_threads, num_starts)
         try:
+            if self.run.profile:
+                self.progress.phase("measuring the machine")
+                self.profiler = StageProfiler(block, device)
             if saved is not None:
                 self._restore_(block, *saved)
             else:  # a run that was killed before its first checkpoint begins again
@@ -179,7 +191,8 @@ class _BlockRun:
     def _train_(self, block: TrainingBlock) -> None:
         try:
             self._random_steps_(block)
-            self._learn_(block)
+            with self.profiler.recorder.recording() if self.profiler else nullcontext():
+                self._learn_(block)
             self._save(block, is_finished=True)
         except Interrupted:
             self._save(block, is_finished=False)
@@ -207,8 +220,10 @@ class _BlockRun:
             self.stop.check()
             self.step += 1
             block.collector.step_(self.step * E)
+            end_frame()
             for _ in range(schedule.updates_per_step):
                 block.learner.update_()
+                end_frame()
             meter.count(E)
             self.progress.update(self.lanes, self.step * E, meter.steps_per_s)
             evaluate_if_due()
@@ -219,10 +234,16 @@ class _BlockRun:
         self.progress.phase("evaluating")
         with meter.paused():
             returns = block.evaluate()
+        end_frame()
         step, updates = self.step * block.replay.envs_per_lane, block.learner.num_updates
         rows = recording.evaluation_rows(block, self.lanes, returns, step, updates, self._wall_s())
+        stages = None
+        if self.profiler:
+            profile = self.profiler.rows(self.lanes[0], step, updates)
+            self.folder.append_profile(profile)
+            stages = stage_columns(profile)
         self.folder.append_training(
-            recording.training_rows(block, self.lanes, step, updates, meter.take())
+            recording.training_rows(block, self.lanes, step, updates, meter.take(), stages)
         )
         self.folder.append_topology(recording.topology_rows(block, self.lanes, step, updates))
         self.folder.append_evaluation(rows)
@@ -230,6 +251,7 @@ class _BlockRun:
         for row in rows:
             self.progress.evaluated(row.lane, row.step, row.return_mean, row.return_std)
         self.progress.phase("")
+        skip_frame()
 
     def _wall_s(self) -> float:
         return self.trained_s + time.perf_counter() - self.started_s
@@ -248,6 +270,7 @@ class _BlockRun:
         checkpoint.save(self.path, tensors, state | progress)
         self.saved_s = time.perf_counter()
         self.progress.phase("")
+        skip_frame()
 
     def _restore_(
         self, block: TrainingBlock, tensors: dict[str, Any], state: dict[str, Any]

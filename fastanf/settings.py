@@ -223,6 +223,9 @@ class RunConfig(Group):
     """Copy the records to Weights & Biases; online and offline need the extra fastanf[wandb]."""
     tensorboard: bool = option(True, kind="run")
     """Write TensorBoard files into the run folder."""
+    profile: bool = option(False, kind="run")
+    """Time the stages of training; with every evaluation their table goes into stages.csv,
+    train.csv and TensorBoard."""
     plan: bool = option(False, kind="run")
     """Print blocks, lanes, layers and memory, and stop."""
     plain: bool = option(False, kind="run")

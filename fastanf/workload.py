@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from envs import noise
 from envs.interface import EnvSpec
@@ -63,8 +63,8 @@ class Work(NamedTuple):
 NOTHING = Work()
 
 
-def total(works: Mapping[Stage, Work]) -> Work:
-    """The sum over stages."""
+def total(works: Mapping[Any, Work]) -> Work:
+    """The sum over what the mapping names."""
     whole = NOTHING
     for work in works.values():
         whole = whole.plus(work)
@@ -90,34 +90,36 @@ def useful_update_flops(lanes: Sequence[TrainConfig], spec: EnvSpec) -> float:
     return total(update_work(lanes, spec)).useful_flops
 
 
-def act_work(lanes: Sequence[TrainConfig], spec: EnvSpec, row_multiple: int) -> Work:
-    """Work of choosing the actions of one lock step.
+def step_work(lanes: Sequence[TrainConfig], spec: EnvSpec, row_multiple: int) -> dict[Stage, Work]:
+    """Work of the stages of one training step of all lanes, where it is counted.
 
     Args:
         lanes: configurations that share a block key.
         spec: of their task.
-        row_multiple: rows are filled up to a multiple of this; the fill is done, not useful.
+        row_multiple: acting fills its rows up to a multiple of this; the fill is done, not useful.
     """
-    whole = NOTHING
-    for lane in lanes:
-        rows = lane.task.envs_per_lane
-        filled = -(-rows // row_multiple) * row_multiple
-        for count, is_useful in ((rows, True), (filled, False)):
-            actor = _Network(lane_networks(lane, spec)[0], 1, count)
-            work = actor.forward().plus(_noise(lane, spec, count))
-            whole = whole.plus(
-                work._replace(done_flops=0.0, moved_bytes=0.0)
-                if is_useful
-                else work._replace(useful_flops=0.0, useful_bytes=0.0)
-            )
-    return whole
+    E = lanes[0].task.envs_per_lane
+    filled = -(-E // row_multiple) * row_multiple
+    useful, done = _act(lanes, spec, E), _act(lanes, spec, filled)
+    transition = 2.0 * FLOAT_BYTES * (spec.num_features + spec.num_actions + 2) * E * len(lanes)
+    updates = total(update_work(lanes, spec)).times(lanes[0].schedule.updates_per_step)
+    return {
+        Stage.ACT: Work(
+            useful.useful_flops, done.done_flops, useful.useful_bytes, done.moved_bytes
+        ),
+        Stage.REPLAY_ADD: Work(useful_bytes=transition, moved_bytes=transition),
+        Stage.UPDATE: updates,
+    }
 
 
-def replay_add_work(lanes: Sequence[TrainConfig], spec: EnvSpec) -> Work:
-    """Work of storing one transition of every environment."""
-    size = 2 * FLOAT_BYTES * (spec.num_features + spec.num_actions + 2)
-    count = sum(lane.task.envs_per_lane for lane in lanes)
-    return Work(useful_bytes=size * count, moved_bytes=size * count)
+def _act(lanes: Sequence[TrainConfig], spec: EnvSpec, num_rows: int) -> Work:
+    works = (
+        _Network(lane_networks(lane, spec)[0], 1, num_rows)
+        .forward()
+        .plus(_noise(lane, spec, num_rows))
+        for lane in lanes
+    )
+    return total(dict(enumerate(works)))
 
 
 @dataclass(frozen=True)

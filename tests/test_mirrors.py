@@ -9,7 +9,7 @@ import pytest
 
 from fastanf import mirrors
 from fastanf.records import RunFolder
-from fastanf.rows import TopologyRow, TrainingRow, read_evaluations
+from fastanf.rows import ProfileRow, TopologyRow, TrainingRow, read_evaluations, read_profile
 from tests.record_samples import make_run, names_in, sample_evaluation
 
 
@@ -28,6 +28,22 @@ def test_tensorboard_has_one_folder_a_lane_with_its_scalars(tmp_path: Path) -> N
     assert [e.value for e in events.Scalars("train/critic_loss")] == [0.5]
     assert [e.value for e in events.Scalars("topology/actor_0/active")] == [5.0]
     assert "train/temperature" not in events.Tags()["scalars"]
+
+
+def test_tensorboard_has_the_stages_of_a_profiled_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with make_run(tmp_path, tensorboard=True, profile=True) as run:
+        row = ProfileRow(0, 100, 100, "update", "critic forward", mean_ms=2.5, share=0.25)
+        run.append_profile([row])
+    assert read_profile(run.path)[0].mean_ms == 2.5
+    events = EventAccumulator(str(run.path / "tb" / "lane00_ANF-SAC_seed3"))
+    events.Reload()
+    assert events.Tags()["scalars"] == [
+        "profile/update_critic_forward_ms",
+        "profile/update_critic_forward_share",
+    ]
+    assert [e.value for e in events.Scalars("profile/update_critic_forward_ms")] == [2.5]
 
 
 def test_resumed_tensorboard_does_not_double_steps(tmp_path: Path) -> None:

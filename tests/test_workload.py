@@ -13,8 +13,7 @@ from fastanf.workload import (
     ADAM_FLOPS,
     NORMAL_FLOPS,
     POLYAK_FLOPS,
-    act_work,
-    replay_add_work,
+    step_work,
     total,
     update_work,
     useful_update_flops,
@@ -129,10 +128,15 @@ def test_products_of_a_real_update_agree_with_an_independent_counter(policy: str
 
 def test_acting_counts_filled_rows_as_done_and_one_row_as_useful() -> None:
     lane = hand_lane("SAC")
-    work = act_work([lane], SPEC, row_multiple=16)
+    works = step_work([lane, lane], SPEC, row_multiple=16)
+    work = works[Stage.ACT].times(1 / 2)
     assert work.useful_flops == 2 * ACTOR + 3 * NORMAL_FLOPS
     assert work.done_flops == 16 * (2 * ACTOR + 3 * NORMAL_FLOPS)
-    assert replay_add_work([lane, lane], SPEC).moved_bytes == 2 * 2 * 4 * (3 + 2 + 2)
+    assert works[Stage.REPLAY_ADD].moved_bytes == 2 * 2 * 4 * (3 + 2 + 2)
+    assert works[Stage.UPDATE] == total(update_work([lane, lane], SPEC))
+    several = [hand_lane("SAC", updates_per_step=3)]
+    work = step_work(several, SPEC, row_multiple=16)[Stage.UPDATE]
+    assert work == total(update_work(several, SPEC)).times(3)
 
 
 def test_a_known_task_has_the_known_size() -> None:
