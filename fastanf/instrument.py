@@ -1,8 +1,7 @@
 """Where a training step's time goes: named stages in the code, and a recorder that times them.
 
 The code says `with stage(Stage.TARGET):` around what belongs together. Without a recorder that is
-an empty context (profiling/results/instruments.csv has what it costs); `Recorder.recording()` turns
-the clock on.
+an empty context; `Recorder.recording()` turns the clock on.
 
 Stages nest, and each is charged for what it does itself: noise that is drawn while the target is
 computed counts as noise, not as target. A recorder notes the clock at every beginning and end; the

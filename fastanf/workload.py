@@ -23,6 +23,7 @@ count as bytes, not as operations.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -234,6 +235,8 @@ def _lane_update(lane: TrainConfig, spec: EnvSpec) -> dict[Stage, Work]:
     judge = _Network(critic_plan, NUM_CRITICS if is_sac else 1, B)
     actor_share = 1 / settings.policy_delay
     follow_share = 1 / settings.target_period
+    # Updates in which the actor learns and its target moves in the same pass.
+    both_share = 1 / math.lcm(settings.policy_delay, settings.target_period)
     if lane.noise.noise_redraw == "per_step":
         num_draws = 2.0
     else:  # target: actor and critic; critic; actor: actor and critic
@@ -250,10 +253,10 @@ def _lane_update(lane: TrainConfig, spec: EnvSpec) -> dict[Stage, Work]:
         Stage.ACTOR_BACKWARD: judge.input_gradients(spec.num_actions)
         .plus(actor.backward())
         .times(actor_share),
-        Stage.ACTOR_OPTIMIZER: actor.optimizer(use_sgd, 0 if is_sac else follow_share).times(
-            actor_share
-        ),
+        Stage.ACTOR_OPTIMIZER: actor.optimizer(
+            use_sgd, 0 if is_sac else both_share / actor_share
+        ).times(actor_share),
     }
-    if not is_sac and actor_share < 1:
-        works[Stage.POLYAK] = actor.polyak().times((1 - actor_share) * follow_share)
+    if not is_sac and follow_share > both_share:
+        works[Stage.POLYAK] = actor.polyak().times(follow_share - both_share)
     return works

@@ -90,15 +90,21 @@ def test_optimizer_noise_and_targets_agree_with_a_count_by_hand() -> None:
 
 
 def test_a_delayed_actor_counts_by_its_share() -> None:
-    every = update_work([hand_lane("TD3", policy_delay=1)], SPEC)
-    third = update_work([hand_lane("TD3", policy_delay=3)], SPEC)
+    every = update_work([hand_lane("TD3", policy_delay=1, target_period=1)], SPEC)
+    third = update_work([hand_lane("TD3", policy_delay=3, target_period=1)], SPEC)
     assert third[Stage.ACTOR_FORWARD].useful_flops == pytest.approx(
         every[Stage.ACTOR_FORWARD].useful_flops / 3
     )
     assert third[Stage.NOISE].useful_flops == pytest.approx(
         every[Stage.NOISE].useful_flops * (3 + 2 / 3) / 5
     )
-    assert Stage.POLYAK in third and Stage.POLYAK not in every
+    parameters = 24 + 16 + 8 + 4 + 4 + 2
+    assert third[Stage.POLYAK].done_flops == pytest.approx(parameters * POLYAK_FLOPS * 2 / 3)
+    # Where both come at the same updates the target never moves alone.
+    together = update_work([hand_lane("TD3", policy_delay=2, target_period=2)], SPEC)
+    assert Stage.POLYAK not in together and Stage.POLYAK not in every
+    one_step = parameters * (ADAM_FLOPS + POLYAK_FLOPS)
+    assert together[Stage.ACTOR_OPTIMIZER].done_flops == pytest.approx(one_step / 2)
     # TD3's actor asks the first critic alone and has one output an action.
     one_head = 24 + 16 + 8
     assert every[Stage.ACTOR_FORWARD].useful_flops == 2 * B * (one_head + CRITIC)
