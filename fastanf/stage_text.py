@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastanf.instrument import Stage
 from fastanf.stage_table import ARITHMETIC, LIMITS, MEMORY, OVERHEAD, UNKNOWN, StageRow, StageTable
 
 _HEADER = (
@@ -11,11 +12,11 @@ _HEADER = (
     "of sgemm", "GB/s", "of copy", "nearest limit",
 )  # fmt: skip
 NOTES = (
-    "a step: how often a training step has it; p20, p50, p80: of one occurrence; ms a step: mean, "
-    "which the shares are of. useful GFLOP/s counts active connections only, done all that the "
-    "layout multiplies. of sgemm: done against the measured peak; of copy: against a copy of a "
-    "large array (above 100% in a cache). nearest limit: what explains most of the time, and how "
-    "much of it."
+    "a step: how often an update, or a training step, has it; p20, p50, p80: of one occurrence; "
+    "ms a step: mean, which the shares are of. useful GFLOP/s counts active connections only, "
+    "done all that the layout multiplies. of sgemm: done against the measured peak; of copy: "
+    "against a copy of a large array (above 100% in a cache). nearest limit: what explains most "
+    "of the time, and how much of it."
 )
 _WORDS = {
     ARITHMETIC: "the limit of arithmetic",
@@ -88,12 +89,26 @@ def verdict(table: StageTable) -> str:
     else:
         calls = sum(row.overhead_ms for row in rows)
         lines[0] += f"; {calls / time_ms:.0%} of that time passes with nothing to compute, too."
-    first = table.first
-    floor = f"its useful work takes {first.floor_ms:.3f} ms at the peaks"
-    floor = floor if first.floor_ms > 0 else "its work is not counted; if it took no time"
     lines.append(
-        f"Begin with {first.name} ({first.share:.0%}, {first.mean_ms:.3f} ms; {floor}): at most "
-        f"{table.speed_up([first]):.2f} times faster. All stages at their floor: "
-        f"{table.speed_up(table.rows):.1f} times."
+        f"Begin with {_candidate(table.first)}: at most {table.speed_up([table.first]):.2f} times "
+        f"faster. All stages at their floor: {table.speed_up(table.rows):.1f} times."
     )
     return "\n".join(lines)
+
+
+def step_verdict(table: StageTable) -> str:
+    """What the table of a training step says: how much of it the update is, and what else is."""
+    rest = [row for row in table.rows if row.time.stage != Stage.UPDATE]
+    first = max(rest, key=lambda row: row.saving_ms)
+    share = 1 - sum(row.share for row in rest)
+    return (
+        f"The update is {share:.0%} of a training step; all else adds {(1 - share) / share:.0%} to "
+        f"it. Of that, begin with {_candidate(first)}: at most {table.speed_up([first]):.2f} times "
+        "faster."
+    )
+
+
+def _candidate(row: StageRow) -> str:
+    floor = f"its useful work takes {row.floor_ms:.3f} ms at the peaks"
+    floor = floor if row.floor_ms > 0 else "its work is not counted; if it took no time"
+    return f"{row.name} ({row.share:.0%}, {row.mean_ms:.3f} ms; {floor})"

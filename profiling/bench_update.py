@@ -1,142 +1,267 @@
 """How many updates a second a block makes: lane updates, and environment steps with them.
 
     python profiling/bench_update.py --lanes 1 4 8 --policy ANF-SAC SAC --fake_features 0.9
+    python profiling/bench_update.py --sweep batch_size=100,256 noise_fraction=0.8,0.9 --record
+    python profiling/bench_update.py --compare HEAD~1
 
-Takes train.py's flags and `--lanes`. Lanes are dealt out evenly over the policies. The sizes are
-measured in turn, several rounds, so that a drift of the machine's speed meets them all; figures
-are the median over rounds with the 20th and 80th percentile. Before timing, lane 0 among all is
-compared to the bit with lane 0 alone. `--record` appends the rows to profiling/results/update.csv.
+Axes: L lanes, E environments per lane. Takes train.py's flags, `--lanes` and `--sweep`; every
+combination is a point. Lanes are dealt out evenly over the policies.
+
+* lane_updates_per_s: updates x L by the time of the updates alone;
+* env_steps_per_s: environment steps of all lanes by the time of steps and updates, as a run makes
+  them (updates_per_step), without evaluations;
+* useful_gflop_s: floating-point operations of active connections (fastanf/workload.py) by the
+  updates' time;
+* peak_gflop_s: a large sgemm on the same threads, between the points of each round.
+
+Before timing, lane 0 after three updates is compared between the points that differ in the number
+of lanes alone: to the bit on the CPU, in the mean on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import numpy as np
-import result_rows
+import benchmark
+import blocks
 import torch
+from benchmark import Figures, Point, Round
+from torch import Tensor
 
-from fastanf import kernels
+import envs
 from fastanf.block import TrainingBlock
-from fastanf.cli import parse_command_line
-from fastanf.config import TrainConfig
+from fastanf.config import TrainConfig, train_option
 from fastanf.learner import keep_freed_memory
 
-WARM_STEPS, ROUNDS, CHECK_UPDATES = 8, 9, 3
+WARM_STEPS, CHECK_UPDATES = 8, 3
+GPU_TOLERANCE = 1e-5
+STAGE_SHARE = 0.3
+"""Of a round's time, for the stages where they are asked for."""
 
 
-def main() -> int:
-    """Measure, print a table, and append rows when asked to.
+@dataclass(frozen=True)
+class _Work:
+    """What a point stands for."""
 
-    Returns:
-        The exit code.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--lanes", type=int, nargs="+", default=[8], help="numbers of lanes")
-    parser.add_argument("--round_s", type=float, default=2.0, help="seconds of a round")
-    parser.add_argument("--record", action="store_true", help="append rows to update.csv")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per size")
-    own, train_flags = parser.parse_known_args()
-    study = parse_command_line(
-        [*train_flags, "--num_seeds", str(max(own.lanes)), "--start_timesteps", "200"]
-    )
-    by_policy: dict[str, list[TrainConfig]] = {}
-    for lane in study.lanes:
-        by_policy.setdefault(lane.algorithm.policy, []).append(lane)
-    keep_freed_memory()
-    blocks = [_block(_deal(by_policy, count)) for count in own.lanes]
-    _check_lane_zero(blocks)
-    rows = _measure(blocks, own.round_s)
-    for row in rows:
-        print(json.dumps(row) if own.json else _line(row))
-    if own.record:
-        result_rows.append("update", rows)
-    return 0
+    lanes: list[TrainConfig]
+    device: torch.device
+    num_threads: int
 
 
-def _deal(by_policy: dict[str, list[TrainConfig]], count: int) -> list[TrainConfig]:
-    policies = list(by_policy)
-    return [by_policy[policies[i % len(policies)]][i // len(policies)] for i in range(count)]
+class UpdateBenchmark(benchmark.Benchmark):
+    """Updates of a whole block, from sampling to the last optimizer."""
 
+    name = "update"
+    about = "How many lane updates, and environment steps with them, a block makes a second."
+    takes_train_flags = True
 
-def _block(lanes: list[TrainConfig]) -> TrainingBlock:
-    block = TrainingBlock(lanes, torch.device("cpu"))
-    while block.replay.time < block.num_random_steps:
-        block.collector.random_step_()
-    return block
+    def __init__(self) -> None:
+        self._works: dict[tuple, _Work] = {}
+        self._lane_zero: dict[tuple, list[Tensor]] = {}
+        self._with_stages = False
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """`--lanes` and `--sweep`."""
+        parser.add_argument(
+            "--lanes",
+            type=benchmark.positive_int,
+            nargs="+",
+            default=[8],
+            metavar="L",
+            help="numbers of lanes [default 8]",
+        )
+        parser.add_argument(
+            "--sweep",
+            nargs="+",
+            default=[],
+            metavar="FIELD=V1,V2",
+            help="settings of training with several values, each combination a point",
+        )
 
-def _check_lane_zero(blocks: list[TrainingBlock]) -> None:
-    """The measured program computes the same, however many lanes it has."""
-    weights = []
-    for block in blocks:
+    def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
+        """Every combination of swept settings and numbers of lanes."""
+        self._with_stages = arguments.serve
+        counts = list(dict.fromkeys(arguments.lanes))
+        sweeps = [sweep_flags(item) for item in arguments.sweep]
+        points = []
+        for chosen in itertools.product(*sweeps):
+            flags = [*rest, *itertools.chain.from_iterable(chosen)]
+            described = blocks.parse_lanes(flags, max(counts))
+            for count in counts:
+                work = _Work(
+                    blocks.deal(described.by_policy, count),
+                    described.device,
+                    described.num_threads,
+                )
+                point = blocks.block_sizes(work.lanes, work.device)
+                if _key(point) in self._works:
+                    raise ValueError(
+                        f"--sweep must make points that differ, got {' '.join(flags)!r} for two "
+                        "that are the same"
+                    )
+                self._works[_key(point)] = work
+                points.append(point)
+        if not any(blocks.gives_capacity(flags) for flags in [rest, *itertools.chain(*sweeps)]):
+            self._fit_replays(num_processes=2 if arguments.serve else 1)
+        self.device = str(next(iter(self._works.values())).device)
+        backends = {str(point["backend"]) for point in points}
+        self.packages = tuple(name for name in ("envpool", "gymnasium") if name in backends)
+        keep_freed_memory()
+        return points
+
+    def _fit_replays(self, num_processes: int) -> None:
+        total = num_processes * sum(len(work.lanes) for work in self._works.values())
+        for key, work in self._works.items():
+            first = work.lanes[0]
+            spec = envs.spec(first.task.env, first.task.backend)
+            capacity = blocks.replay_capacity(first, spec, total, work.device)
+            lanes = [lane.replace(replay_capacity=capacity) for lane in work.lanes]
+            self._works[key] = _Work(lanes, work.device, work.num_threads)
+
+    def prepare(self, point: Point) -> Round:
+        """A block whose replay is full, after its first updates."""
+        work = self._works[_key(point)]
+        block = blocks.make_block(work.lanes, work.device, work.num_threads)
+        self._check_lane_zero(point, block)
+        return BlockRound(block, self._with_stages).measure
+
+    def _check_lane_zero(self, point: Point, block: TrainingBlock) -> None:
+        """The measured program computes the same, however many lanes it has."""
         for _ in range(CHECK_UPDATES):
             block.learner.update_()
-        weights.append(block.algorithm.actor_mlp.layers[0].weight[0].detach().clone())
-    if not all(torch.equal(weights[0], other) for other in weights):
-        raise SystemExit("lane 0 differs between numbers of lanes: the figures would mean nothing")
+        weights = [layer.weight[0].detach().clone() for layer in block.algorithm.actor_mlp.layers]
+        sizes = {k: v for k, v in point.items() if k not in ("lanes", "policies")}
+        others = _key(sizes | {"first": block.lanes[0].algorithm.policy})
+        expected = self._lane_zero.setdefault(others, weights)
+        agree = torch.equal if is_on_cpu(block) else _agree_on_gpu
+        if not all(map(agree, expected, weights)):
+            raise ValueError(
+                f"lane 0 among {point['lanes']} differs from lane 0 in another number of lanes: "
+                "the figures would mean nothing"
+            )
+
+    def machine(self) -> Figures:
+        """A large sgemm on the device of the first point."""
+        from fastanf.peaks import sgemm_gflop_s
+
+        return {"peak_gflop_s": sgemm_gflop_s(torch.device(self.device))}
+
+    def derived(self, point: Point, figures: Mapping[str, float]) -> Figures:
+        """Useful operations a second of the updates."""
+        from fastanf.workload import useful_update_flops
+
+        lanes = self._works[_key(point)].lanes
+        spec = envs.spec(lanes[0].task.env, lanes[0].task.backend)
+        updates_per_s = figures["lane_updates_per_s"] / len(lanes)
+        return {"useful_gflop_s": useful_update_flops(lanes, spec) * updates_per_s / 1e9}
 
 
-def _measure(blocks: list[TrainingBlock], round_s: float) -> list[dict[str, object]]:
-    updates: list[list[float]] = [[] for _ in blocks]
-    steps: list[list[float]] = [[] for _ in blocks]
-    for round_index in range(ROUNDS + 1):
-        for block, update_rates, step_rates in zip(blocks, updates, steps, strict=True):
-            update_s, whole_s = _round(block, round_s if round_index else 0.2)
-            if round_index:
-                update_rates.append(len(block.lanes) / update_s)
-                step_rates.append(len(block.lanes) / whole_s)
-    rows = []
-    for block, update_rates, step_rates in zip(blocks, updates, steps, strict=True):
-        rows.append(_row(block, "lane_updates_per_s", update_rates))
-        rows.append(_row(block, "env_steps_per_s", step_rates))
-    return rows
+def sweep_flags(item: str) -> list[list[str]]:
+    """`field=v1,v2` as train.py's flags for each value.
+
+    Raises:
+        ValueError: no such setting, or no values.
+    """
+    name, is_given, values = item.partition("=")
+    texts = [text for text in values.split(",") if text]
+    if not is_given or not name or not texts:
+        raise ValueError(f"--sweep must be field=v1,v2, got {item!r}")
+    try:
+        field = train_option(name).name
+    except ValueError as error:
+        raise ValueError(f"--sweep {item}: {error}") from None
+    return [[f"--{field}", text] for text in texts]
 
 
-def _round(block: TrainingBlock, seconds: float) -> tuple[float, float]:
-    """Median seconds of an update, and of an environment step with its update."""
-    update_s, whole_s = [], []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(update_s) < WARM_STEPS:
-        start = time.perf_counter()
-        block.collector.step_(0)
-        middle = time.perf_counter()
-        block.learner.update_()
-        end = time.perf_counter()
-        update_s.append(end - middle)
-        whole_s.append(end - start)
-    return float(np.median(update_s)), float(np.median(whole_s))
+def is_on_cpu(block: TrainingBlock) -> bool:
+    """Where products of stacked lanes have the same bits as those of one lane."""
+    return block.replay.obs.device.type == "cpu"
 
 
-def _row(block: TrainingBlock, metric: str, rates: list[float]) -> dict[str, object]:
-    config = block.config
-    low, middle, high = np.percentile(rates, [20, 50, 80])
-    return {
-        "bench": "update",
-        "impl": f"masked/{kernels.implementation()}",
-        "policies": "+".join(dict.fromkeys(lane.algorithm.policy for lane in block.lanes)),
-        "env": config.task.env,
-        "noise_fraction": config.noise.noise_fraction,
-        "batch_size": config.algorithm.batch_size,
-        "lanes": len(block.lanes),
-        "metric": metric,
-        "p20": round(low, 1),
-        "p50": round(middle, 1),
-        "p80": round(high, 1),
-        "unit": "1/s",
-        **result_rows.conditions(),
-    }
+def _agree_on_gpu(one: Tensor, other: Tensor) -> bool:
+    # Adam moves nearly every weight by about the learning rate, 1e-3 an update; rounding changes
+    # the direction of those few whose gradient is nearly zero.
+    return float((one - other).abs().mean()) < GPU_TOLERANCE
 
 
-def _line(row: dict[str, object]) -> str:
-    return (
-        f"{row['policies']} {row['env']} noise {row['noise_fraction']} lanes {row['lanes']:>2}  "
-        f"{row['metric']:<18} {row['p50']:>8} (p20 {row['p20']}, p80 {row['p80']})"
-    )
+def _key(point: Point) -> tuple:
+    return tuple(point.items())
+
+
+class BlockRound:
+    """Rounds of one block.
+
+    Args:
+        block: with a filled replay.
+        with_stages: also time the stages, in a stretch of its own.
+    """
+
+    def __init__(self, block: TrainingBlock, with_stages: bool = False):
+        self.block, self.with_stages = block, with_stages
+        schedule = block.config.schedule
+        self.updates_per_step = schedule.updates_per_step
+
+    def measure(self, seconds: float) -> Figures:
+        """Rates over that many seconds, and milliseconds of each stage where they are wanted."""
+        update_s = whole_s = 0.0
+        num_steps = 0
+        self._synchronize()
+        share = 1 - STAGE_SHARE if self.with_stages else 1.0
+        until = time.perf_counter() + share * seconds
+        while time.perf_counter() < until or num_steps < WARM_STEPS:
+            start = time.perf_counter()
+            self.block.collector.step_(0)
+            self._synchronize()
+            middle = time.perf_counter()
+            self._update_()
+            self._synchronize()
+            end = time.perf_counter()
+            update_s += end - middle
+            whole_s += end - start
+            num_steps += 1
+        L, E = len(self.block.lanes), self.block.replay.envs_per_lane
+        figures = {
+            "lane_updates_per_s": L * self.updates_per_step * num_steps / update_s,
+            "env_steps_per_s": L * E * num_steps / whole_s,
+        }
+        return figures | (self._stages(STAGE_SHARE * seconds) if self.with_stages else {})
+
+    def _synchronize(self) -> None:
+        if not is_on_cpu(self.block):
+            torch.cuda.synchronize(self.block.replay.obs.device)
+
+    def _update_(self) -> None:
+        for _ in range(self.updates_per_step):
+            self.block.learner.update_()
+
+    def _stages(self, seconds: float) -> Figures:
+        """Milliseconds of a training step by stage; they sum to the step."""
+        try:
+            from fastanf.instrument import Recorder, Stage, clock_of
+        except ImportError:  # an earlier revision
+            return {}
+        recorder = Recorder(clock_of(self.block.replay.obs.device))
+        until, num_steps = time.perf_counter() + seconds, 0
+        with recorder.recording():
+            while time.perf_counter() < until or num_steps < WARM_STEPS:
+                self.block.collector.step_(0)
+                self._update_()
+                recorder.frame()
+                num_steps += 1
+        recording = recorder.take()
+        figures: Figures = {}
+        for (root, leaf), samples in recording.stages_ns.items():
+            # The update is taken apart, the other stages of a step are not.
+            name = leaf if root == Stage.UPDATE else root
+            metric = f"stage:{name}_ms"
+            figures[metric] = figures.get(metric, 0.0) + sum(samples) / num_steps / 1e6
+        return figures
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark.main(UpdateBenchmark()))

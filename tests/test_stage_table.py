@@ -23,7 +23,7 @@ from fastanf.stage_table import (
     step_times,
     update_times,
 )
-from fastanf.stage_text import table_text, verdict
+from fastanf.stage_text import step_verdict, table_text, verdict
 from fastanf.workload import Work, update_work
 from tests.helpers import make_block, make_lane
 from tests.test_instrument import CountingClock
@@ -94,6 +94,14 @@ def test_the_verdict_says_where_to_begin_and_what_it_brings() -> None:
     assert "reaches 80% of the peak, and 25% of the operations are on active connections" in text
     assert "Begin with target (50%, 5.000 ms; its useful work takes 1.000 ms" in text
     assert "at most 1.67 times faster" in text
+
+
+def test_the_verdict_on_a_step_sets_the_update_against_all_else() -> None:
+    table = make_table("One training step", times(ACT=1.0, ENV_STEP=3.0, UPDATE=16.0), {}, PEAKS)
+    text = step_verdict(table)
+    assert text.startswith("The update is 80% of a training step; all else adds 25% to it.")
+    assert "begin with env step (15%, 3.000 ms; its work is not counted" in text
+    assert "at most 1.18 times faster" in text
 
 
 def test_text_has_a_line_a_stage_and_the_whole() -> None:

@@ -33,14 +33,14 @@ def block() -> TrainingBlock:
 def test_events_charge_the_work_to_its_stage() -> None:
     device = torch.device("cuda")
     a = torch.rand(4096, 4096, device=device)
-    a @ a
+    torch.mm(a, a)
     recorder = Recorder(clock_of(device))
     with recorder.recording():
         for _ in range(3):
             with stage(Stage.TARGET):
-                a @ a
+                torch.mm(a, a)
             with stage(Stage.SAMPLE):
-                a[:1] + 1
+                torch.add(a[:1], 1)
             recorder.frame()
     recording = recorder.take()
     target = recording.stages_ns[Stage.TARGET, Stage.TARGET]
