@@ -1,0 +1,147 @@
+"""How fast the operations of an update are, each alone: native against reference, and products.
+
+    python profiling/bench_kernels.py
+    python profiling/bench_kernels.py --op noise adam --lanes 1 8 --noise_fraction 0.9 0.99
+    python profiling/bench_kernels.py --op forward --sparsity 0 0.8 --compare HEAD~1
+
+Every combination of operation, implementation and sizes is a point (kernel_cases.py says what each
+computes); each is compared with its reference before it is timed.
+
+* call_us: mean of a call in a round;
+* done_gflop_s, useful_gflop_s: operations by that time, of all connections and of active ones;
+* moved_gb_s: every operand counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+
+import benchmark
+import torch
+from benchmark import Figures, Point, Round
+from kernel_cases import CASES, Sizes, has_native
+
+import envs
+
+WARM_CALLS, CALLS_A_LOOK = 3, 4
+
+
+class KernelBenchmark(benchmark.Benchmark):
+    """Single operations."""
+
+    name = "kernels"
+    about = "How fast the operations of an update are, each alone."
+    round_s = 0.2
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Operations, implementations and sizes; each takes several values."""
+        add = parser.add_argument
+        add("--op", nargs="+", choices=list(CASES), default=list(CASES), metavar="OP",
+            help=f"operations, of {', '.join(CASES)} [default all]")  # fmt: skip
+        add("--impl", nargs="+", choices=_IMPLS, default=list(_IMPLS), metavar="IMPL",
+            help=f"implementations, of {', '.join(_IMPLS)} [default all]")  # fmt: skip
+        add("--env", nargs="+", default=["HalfCheetah-v3"], metavar="ENV",
+            help="tasks [default HalfCheetah-v3]")  # fmt: skip
+        add("--noise_fraction", type=_share, nargs="+", default=[0.9], metavar="X",
+            help="shares of noise features [default 0.9]")  # fmt: skip
+        add("--sparsity", type=_share, nargs="+", default=[0.8], metavar="X",
+            help="of the first layer [default 0.8]")  # fmt: skip
+        add("--lanes", type=benchmark.positive_int, nargs="+", default=[1, 8], metavar="L",
+            help="numbers of lanes [default 1 8]")  # fmt: skip
+        add("--batch_size", type=benchmark.positive_int, nargs="+", default=[100], metavar="B",
+            help="minibatch a lane [default 100]")  # fmt: skip
+
+    def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
+        """Every combination."""
+        for env in arguments.env:
+            envs.validate(env)
+        if "native" in arguments.impl and not has_native():
+            raise ValueError(
+                "--impl native must be built: install a C++17 compiler and reinstall fastanf, or "
+                "give --impl reference torch masked"
+            )
+        points = [dict(point) for point in _points(arguments)]
+        if not points:
+            raise ValueError(
+                f"--impl must be one that --op has, got {' '.join(arguments.impl)} for "
+                f"{' '.join(arguments.op)}"
+            )
+        for point in points:
+            _check_sizes(point)
+        return points
+
+    def prepare(self, point: Point) -> Round:
+        """The operation after its check and some calls."""
+        case = CASES[str(point["op"])][0](_sizes(point))
+        case.check()
+        for _ in range(WARM_CALLS):
+            case.call()
+
+        def measure(seconds: float) -> Figures:
+            num_calls, start = 0, time.perf_counter()
+            until = start + seconds
+            while time.perf_counter() < until:
+                for _ in range(CALLS_A_LOOK):
+                    case.call()
+                num_calls += CALLS_A_LOOK
+            call_s = (time.perf_counter() - start) / num_calls
+            figures = {"call_us": call_s * 1e6}
+            if case.done_flops:
+                figures["done_gflop_s"] = case.done_flops / call_s / 1e9
+                figures["useful_gflop_s"] = case.useful_flops / call_s / 1e9
+            if case.moved_bytes:
+                figures["moved_gb_s"] = case.moved_bytes / call_s / 1e9
+            return figures
+
+        return measure
+
+    def machine(self) -> Figures:
+        """A large sgemm and a large copy."""
+        from fastanf.peaks import MEMORY_COPY_BYTES, copy_gb_s, sgemm_gflop_s
+
+        cpu = torch.device("cpu")
+        return {
+            "peak_gflop_s": sgemm_gflop_s(cpu),
+            "peak_gb_s": copy_gb_s(cpu, MEMORY_COPY_BYTES),
+        }
+
+
+_IMPLS = tuple(dict.fromkeys(impl for _, impls in CASES.values() for impl in impls))
+
+
+def _points(arguments: argparse.Namespace) -> Iterator[Point]:
+    names = ("env", "noise_fraction", "sparsity", "lanes", "batch_size")
+    for op in dict.fromkeys(arguments.op):
+        for sizes in itertools.product(*(dict.fromkeys(getattr(arguments, n)) for n in names)):
+            for impl in CASES[op][1]:
+                if impl in arguments.impl:
+                    yield {"impl": impl, "op": op, **dict(zip(names, sizes, strict=True))}
+
+
+def _sizes(point: Point) -> Sizes:
+    return Sizes(**{name: value for name, value in point.items() if name != "op"})  # type: ignore
+
+
+def _check_sizes(point: Point) -> None:
+    if "noise" in str(point["op"]) and point["noise_fraction"] == 0:
+        raise ValueError(f"--noise_fraction must be above 0 for --op {point['op']}, got 0")
+    if point["op"] == "evolve" and point["sparsity"] == 0:
+        raise ValueError("--sparsity must be above 0 for --op evolve, got 0")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1), got {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(benchmark.main(KernelBenchmark()))
