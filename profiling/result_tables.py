@@ -1,0 +1,248 @@
+"""Markdown tables of measured rows, for README.md and profiling/README.md.
+
+Where the same thing was measured more than once, the newest rows are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import result_rows
+
+from fastanf.final_table import final_table
+from fastanf.instrument import Stage
+from fastanf.rows import read_evaluations
+
+Rows = Sequence[Mapping[str, str]]
+# The papers' setting; other sizes are measured too.
+_PAPERS = {
+    "device": "cpu",
+    "sparsity": "input 0.8",
+    "batch_size": "100",
+    "envs_per_lane": "1",
+    "settings": "",
+}
+
+
+def update_table() -> str:
+    """Lane updates per second: work by number of lanes."""
+    rows = [
+        row
+        for row in result_rows.read("update")
+        if row["metric"] == "lane_updates_per_s" and _has(row, _PAPERS)
+    ]
+    shown = [row for row in rows if row["lanes"] in ("1", "4", "8")]
+    newest = {(_work(row), int(row["lanes"])): row for row in shown}
+    lanes = sorted({count for _, count in newest})
+    lines = [[work, *(_rate(newest.get((work, count))) for count in lanes)]
+             for work in dict.fromkeys(work for work, _ in newest)]  # fmt: skip
+    head = ["lane updates per second", *(_plural(count) for count in lanes)]
+    return _markdown(head, lines, list(newest.values()))
+
+
+def growth_table() -> str:
+    """How the update of the papers' HalfCheetah at 0.9 grows, one size changed at a time."""
+    base = {
+        "env": "HalfCheetah-v3",
+        "policies": "ANF-SAC",
+        "noise_fraction": "0.9",
+        "sparsity": "input 0.8",
+        "batch_size": "100",
+        "lanes": "8",
+        "device": "cpu",
+        "settings": "",
+    }
+    changing = ("lanes", "batch_size", "noise_fraction", "sparsity")
+    lines, used = [], []
+    rows = result_rows.read("update")
+    for name in changing:
+        others = {key: value for key, value in base.items() if key != name}
+        found: dict[str, dict[str, Mapping[str, str]]] = {}
+        for row in rows:
+            if _has(row, others):
+                found.setdefault(row[name], {})[row["metric"]] = row
+        for value in sorted(found, key=_sort_key):
+            metrics = found[value]
+            if "useful_gflop_s" not in metrics:
+                continue
+            used += list(metrics.values())
+            rate, useful = metrics["lane_updates_per_s"], metrics["useful_gflop_s"]
+            peak = float(metrics["peak_gflop_s"]["p50"])
+            share = float(useful["p50"]) / peak
+            label = f"{name} {value}" + (" (base)" if value == base[name] else "")
+            steps = _rate(metrics["env_steps_per_s"])
+            lines.append([label, _rate(rate), steps, f"{float(useful['p50']):.0f}", f"{share:.0%}"])
+    head = ["changed", "lane updates per second", "environment steps per second",
+            "useful GFLOP/s", "of sgemm"]  # fmt: skip
+    return _markdown(head, lines, used)
+
+
+def stages_table() -> str:
+    """Milliseconds and share of each stage of an update, by work and number of lanes."""
+    tables = _newest_stages("update")
+    names = [stage.value for stage in Stage if any(stage.value in t for t in tables.values())]
+    lines = []
+    for name in names:
+        cells = [
+            f"{float(t[name]['mean_ms']):.2f} ({float(t[name]['share']):.0%})" if name in t else ""
+            for t in tables.values()
+        ]
+        lines.append([name, *cells])
+    wholes = [f"{_whole_ms(table):.1f}" for table in tables.values()]
+    lines.append(["**one update**", *wholes])
+    steps = _newest_stages("step")
+    lines.append(["**one training step**", *(f"{_whole_ms(steps[work]):.1f}" for work in tables)])
+    used = [row for table in tables.values() for row in table.values()]
+    return _markdown(["ms (share)", *(_label(work) for work in tables)], lines, used)
+
+
+def verdict_table() -> str:
+    """What limits the update, where to begin, and what that brings at most."""
+    lines, used = [], []
+    for work, table in _newest_stages("update").items():
+        rows = list(table.values())
+        used += rows
+        whole = _whole_ms(table)
+        limits: dict[str, float] = {}
+        for row in rows:
+            limits[row["limit"]] = limits.get(row["limit"], 0.0) + float(row["share"])
+        bound = max(limits, key=lambda name: limits[name])
+        saving = {row["metric"]: _saving_ms(row) for row in rows}
+        first = max(saving, key=lambda name: saving[name])
+        done = sum(float(row["done_gflop_s"]) * float(row["mean_ms"]) for row in rows)
+        useful = sum(float(row["useful_gflop_s"]) * float(row["mean_ms"]) for row in rows)
+        peak = max(
+            float(r["done_gflop_s"]) / float(r["of_sgemm"]) for r in rows if float(r["of_sgemm"])
+        )
+        lines.append([
+            _label(work),
+            f"{bound} ({limits[bound]:.0%} of the time)",
+            f"{done / whole / peak:.0%}",
+            f"{useful / done:.0%}",
+            first,
+            f"{whole / (whole - saving[first]):.2f}",
+            f"{whole / (whole - sum(saving.values())):.1f}",
+        ])  # fmt: skip
+    head = ["update", "limit", "of sgemm", "useful", "begin with", "at most, times",
+            "all stages at their floor"]  # fmt: skip
+    return _markdown(head, lines, used)
+
+
+def kernels_table() -> str:
+    """Microseconds of single operations: native against reference, and the products."""
+    rows = [row for row in result_rows.read("kernels") if row["metric"] == "call_us"]
+    lines: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
+    for row in rows:
+        work = f"{_task(row)}, {_plural(int(row['lanes']))}"
+        lines.setdefault((row["op"], work), {})[row["impl"]] = row
+    text = []
+    for (op, work), by_impl in lines.items():
+        fast = by_impl.get("native") or by_impl.get("masked") or by_impl.get("torch")
+        slow = by_impl.get("reference")
+        if fast is None:
+            continue
+        ratio = f"{float(slow['p50']) / float(fast['p50']):.0f}" if slow else ""
+        text.append([op, work, _spread(fast), _spread(slow) if slow else "", ratio])
+    head = ["operation", "sizes", "us", "plain torch, us", "times"]
+    return _markdown(head, text, rows)
+
+
+def replay_table() -> str:
+    """Bytes of a million transitions, by task."""
+    rows = result_rows.read("replay")
+    newest = {row["env"]: row for row in rows}
+    cells = [f"{int(row['value']) / 1e6:,.1f}" for row in newest.values()]
+    return _markdown(["replay of 1,000,000 transitions", *newest], [["MB a lane", *cells]], rows)
+
+
+def run_table(name: str) -> Callable[[], str]:
+    """The final table of a recorded run, from results/NAME/."""
+
+    def table() -> str:
+        folder = result_rows.RESULTS / name
+        command = (folder / "command.txt").read_text().strip()
+        text = final_table(read_evaluations(folder))
+        return f"```\n{command}\n\n{text}\n```"
+
+    return table
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "update": update_table,
+    "growth": growth_table,
+    "stages": stages_table,
+    "verdict": verdict_table,
+    "kernels": kernels_table,
+    "replay": replay_table,
+    "demonstration": run_table("demonstration"),
+    "tutorial": run_table("tutorial"),
+}
+"""By the name that stands in a text between `<!-- table: NAME -->` and `<!-- end -->`."""
+
+
+def _has(row: Mapping[str, str], values: Mapping[str, str]) -> bool:
+    return all(row[name] == value for name, value in values.items())
+
+
+def _newest_stages(part: str) -> dict[tuple[str, str], dict[str, Mapping[str, str]]]:
+    """Rows by (task, lanes), then stage."""
+    tables: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
+    for row in result_rows.read("stages"):
+        if row["part"] == part and _has(row, _PAPERS):
+            tables.setdefault((_task(row), row["lanes"]), {})[row["metric"]] = row
+    return tables
+
+
+def _whole_ms(table: Mapping[str, Mapping[str, str]]) -> float:
+    return sum(float(row["mean_ms"]) for row in table.values())
+
+
+def _saving_ms(row: Mapping[str, str]) -> float:
+    return max(0.0, float(row["mean_ms"]) - float(row["floor_ms"]))
+
+
+def _label(work: tuple[str, str]) -> str:
+    task, lanes = work
+    return f"{task}, {_plural(int(lanes))}"
+
+
+def _task(row: Mapping[str, str]) -> str:
+    return f"{row['env'].removesuffix('-v3')} {float(row['noise_fraction']):g}"
+
+
+def _work(row: Mapping[str, str]) -> str:
+    # Sparse and dense lanes of one algorithm cost the same on the masked layout.
+    algorithm = "SAC" if "SAC" in row["policies"] else "TD3"
+    return f"{row['env'].removesuffix('-v3')} at {float(row['noise_fraction']):g}, {algorithm}"
+
+
+def _rate(row: Mapping[str, str] | None) -> str:
+    return "" if row is None else _spread(row)
+
+
+def _spread(row: Mapping[str, str]) -> str:
+    low, middle, high = (float(row[name]) for name in ("p20", "p50", "p80"))
+    digits = 0 if middle >= 100 else 1
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
+
+
+def _plural(count: int) -> str:
+    return f"{count} lane" + "s" * (count > 1)
+
+
+def _sort_key(value: str) -> tuple[float, str]:
+    words = value.split()
+    try:
+        return float(words[-1]), value
+    except ValueError:
+        return 0.0, value
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]], used: Rows) -> str:
+    """The table, and under it the conditions of its rows."""
+    marks = ["---", *("---:" for _ in head[1:])]
+    table = [f"| {' | '.join(cells)} |" for cells in (head, marks, *lines)]
+    facts = [
+        f"{row['cpu']}, {row['threads']} threads, {row['versions']}, {row['date']}" for row in used
+    ]
+    return "\n".join([*table, "", "; ".join(dict.fromkeys(facts)) + "."])
