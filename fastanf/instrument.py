@@ -120,24 +120,42 @@ def clock_of(device: torch.device) -> Clock:
     return CudaClock(device) if device.type == "cuda" else HostClock()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recording:
-    """Times of the frames since the last `Recorder.take`."""
+    """Times of frames, in nanoseconds."""
 
-    frames_ns: list[int] = field(default_factory=list)
-    """Whole duration of each frame."""
-    stages_ns: dict[Key, list[int]] = field(default_factory=dict)
-    """Own time of a stage in each frame in which it occurred."""
-    roots_ns: dict[Stage, list[int]] = field(default_factory=dict)
-    """Time of an outermost stage, with all inside it, in each frame in which it occurred."""
+    frames: list[dict[Key, int]] = field(default_factory=list)
+    """For each frame the own time of the stages that occurred in it."""
 
     @property
     def num_frames(self) -> int:
-        return len(self.frames_ns)
+        return len(self.frames)
 
-    def total_ns(self) -> int:
-        """Time of all frames; the sum of all stages."""
-        return sum(self.frames_ns)
+    @property
+    def frames_ns(self) -> list[int]:
+        """Whole duration of each frame: the sum of its stages."""
+        return [_whole_ns(frame) for frame in self.frames]
+
+    @property
+    def stages_ns(self) -> dict[Key, list[int]]:
+        """Own time of a stage in each frame in which it occurred."""
+        stages: dict[Key, list[int]] = {}
+        for frame in self.frames:
+            for key, ns in frame.items():
+                stages.setdefault(key, []).append(ns)
+        return stages
+
+    @property
+    def roots_ns(self) -> dict[Stage, list[int]]:
+        """Time of an outermost stage, with all inside it, in each frame in which it occurred."""
+        roots: dict[Stage, list[int]] = {}
+        for frame in self.frames:
+            of_frame: dict[Stage, int] = {}
+            for (root, _), ns in frame.items():
+                of_frame[root] = of_frame.get(root, 0) + ns
+            for root, ns in of_frame.items():
+                roots.setdefault(root, []).append(ns)
+        return roots
 
     def within(self, root: Stage) -> dict[Stage, list[int]]:
         """The stages inside one outermost stage; its own remainder is `Stage.OTHER`."""
@@ -146,6 +164,35 @@ class Recording:
             for (outer, leaf), samples in self.stages_ns.items()
             if outer == root
         }
+
+    def undisturbed(self, factor: float) -> tuple[Recording, int]:
+        """The frames, but for those that took too long: each of these is replaced by the median
+        one of those that consist of the same stages, so that every stage occurs as often.
+
+        Args:
+            factor: times the median that is too long.
+
+        Returns:
+            The recording, and how many frames were replaced.
+        """
+        alike: dict[frozenset[Key], list[dict[Key, int]]] = {}
+        for frame in self.frames:
+            alike.setdefault(frozenset(frame), []).append(frame)
+        typical = {
+            keys: sorted(frames, key=_whole_ns)[(len(frames) - 1) // 2]
+            for keys, frames in alike.items()
+        }
+        frames, num_replaced = [], 0
+        for frame in self.frames:
+            usual = typical[frozenset(frame)]
+            is_disturbed = _whole_ns(frame) > factor * _whole_ns(usual)
+            frames.append(usual if is_disturbed else frame)
+            num_replaced += is_disturbed
+        return Recording(frames), num_replaced
+
+
+def _whole_ns(frame: dict[Key, int]) -> int:
+    return sum(frame.values())
 
 
 class _Off:
@@ -238,7 +285,7 @@ class Recorder:
         self.clock = clock
         self._marks: list[tuple[Stage | None, Any]] = []
         self._waiting: list[list[tuple[Stage | None, Any]]] = []
-        self._recording = Recording()
+        self._frames: list[dict[Key, int]] = []
         self.spans: dict[Stage, _Span] = {
             name: _Span(name, self._marks, clock.now)
             if annotate is None
@@ -281,15 +328,7 @@ class Recorder:
         self._begin_frame_(self.clock.now())
 
     def _resolve_(self) -> None:
-        for marks in self._waiting:
-            own_ns = charge(marks, self.clock.elapsed_ns)
-            self._recording.frames_ns.append(sum(own_ns.values()))
-            roots: dict[Stage, int] = {}
-            for key, ns in own_ns.items():
-                self._recording.stages_ns.setdefault(key, []).append(ns)
-                roots[key[0]] = roots.get(key[0], 0) + ns
-            for root, ns in roots.items():
-                self._recording.roots_ns.setdefault(root, []).append(ns)
+        self._frames += [charge(marks, self.clock.elapsed_ns) for marks in self._waiting]
         self._waiting.clear()
 
     def take(self) -> Recording:
@@ -297,8 +336,8 @@ class Recorder:
         if self._waiting:
             self.clock.synchronize()
             self._resolve_()
-        taken, self._recording = self._recording, Recording()
-        return taken
+        taken, self._frames = self._frames, []
+        return Recording(taken)
 
 
 def charge(

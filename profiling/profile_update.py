@@ -181,8 +181,10 @@ def _machine_text(
     peaks = profile.peaks
     low, middle, high = np.percentile(profile.instrument_ratios, [20, 50, 80])
     lines = [
-        f"{rate:.1f} lane updates per second over {profile.num_steps} recorded training steps; a "
-        f"step with instruments took {middle:.3f} ({low:.3f} to {high:.3f}) times one without.",
+        f"{rate:.1f} lane updates per second. {profile.num_frames} steps and updates were "
+        f"recorded; {profile.num_disturbed} took more than {stage_profile.DISTURBED:g} times their "
+        "median and count as the median. With instruments a step took "
+        f"{middle:.3f} ({low:.3f} to {high:.3f}) times as long as without.",
         f"Peaks in this run: sgemm {peaks.gflop_s:.0f} GFLOP/s, copy {peaks.memory_gb_s:.0f} GB/s, "
         f"copy of a working set of {peaks.working_set_bytes / 1e6:.1f} MB "
         f"{peaks.working_set_gb_s:.0f} GB/s.",

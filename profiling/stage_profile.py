@@ -26,6 +26,8 @@ from fastanf.sparse.topology import FIRST_UPDATE
 from fastanf.stage_table import StageTable, StageTime, make_table, step_times, update_times
 from fastanf.workload import step_work, update_work
 
+# A frame that took so many times the median of its like met another process.
+DISTURBED = 1.5
 WARM_STEPS, NUM_CHUNKS, NUM_TOPOLOGY_CHANGES = 8, 16, 5
 _HOLLOW_UNITS = 4
 _HOLLOW_SHARE = 0.25  # of the time of the block itself
@@ -40,8 +42,10 @@ class Profile:
     peaks: Peaks
     instrument_ratios: np.ndarray
     """Time of a training step with instruments to that without, pair by pair."""
-    num_steps: int
-    """Training steps recorded."""
+    num_frames: int
+    """Environment steps and updates that were recorded."""
+    num_disturbed: int
+    """Of these, how many took too long and were replaced by a typical one."""
 
 
 def profile_block(block: TrainingBlock, device: torch.device, seconds: float) -> Profile:
@@ -53,10 +57,11 @@ def profile_block(block: TrainingBlock, device: torch.device, seconds: float) ->
         seconds: of recorded training steps, about; as many again without instruments.
     """
     peaks = measure_peaks(device, block_memory(block_of(block.lanes)).working_set)
-    steps, ratios = record_steps(block, device, seconds)
+    recorded, ratios = record_steps(block, device, seconds)
+    steps, num_disturbed = recorded.undisturbed(DISTURBED)
     hollow = hollow_block(block.lanes, device)
     try:
-        overheads, _ = record_steps(hollow, device, _HOLLOW_SHARE * seconds)
+        overheads = record_steps(hollow, device, _HOLLOW_SHARE * seconds)[0]
         hollow_topology = record_topology(hollow, device)
     finally:
         hollow.close()
@@ -76,8 +81,7 @@ def profile_block(block: TrainingBlock, device: torch.device, seconds: float) ->
         peaks,
         _typical_ms(step_times(overheads)),
     )
-    num_steps = len(steps.roots_ns[Stage.ACT])
-    return Profile(update, step, peaks, ratios, num_steps)
+    return Profile(update, step, peaks, ratios, steps.num_frames, num_disturbed)
 
 
 def record_steps(

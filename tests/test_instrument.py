@@ -93,8 +93,26 @@ def test_stages_sum_to_the_frames_and_rare_ones_have_fewer_samples() -> None:
             recorder.frame()
     recording = recorder.take()
     assert recording.num_frames == 7
-    assert recording.total_ns() == sum(map(sum, recording.stages_ns.values())) == clock.time
+    assert sum(recording.frames_ns) == sum(map(sum, recording.stages_ns.values())) == clock.time
     assert recording.stages_ns[Stage.TOPOLOGY, Stage.TOPOLOGY] == [1000] * 3
+
+
+def test_frames_that_were_disturbed_are_replaced_by_a_typical_one_of_their_kind() -> None:
+    clock = CountingClock()
+    recorder = Recorder(clock)
+    with recorder.recording():
+        for ns in (100, 110, 90, 400, 100):
+            with stage(Stage.ACT):
+                clock.time += ns
+            recorder.frame()
+        for ns in (1000, 1100, 5000):  # another kind of frame, with a median of its own
+            with stage(Stage.UPDATE):
+                clock.time += ns
+            recorder.frame()
+    recording, num_replaced = recorder.take().undisturbed(1.5)
+    assert recording.roots_ns[Stage.ACT] == [100, 110, 90, 100, 100]
+    assert recording.roots_ns[Stage.UPDATE] == [1000, 1100, 1100]
+    assert num_replaced == 2
 
 
 def test_take_begins_a_new_recording_and_skipped_time_belongs_to_no_frame() -> None:
@@ -178,4 +196,4 @@ def test_a_training_step_visits_every_stage(policy: str) -> None:
     # SAC's targets move in the optimizer's pass; TD3's actor target moves alone while it waits.
     fused = {Stage.POLYAK} if policy == "ANF-SAC" else set()
     assert set(recording.within(Stage.UPDATE)) == {*UPDATE_STAGES, Stage.OTHER} - fused
-    assert recording.total_ns() == sum(map(sum, recording.stages_ns.values()))
+    assert sum(recording.frames_ns) == sum(map(sum, recording.stages_ns.values()))
