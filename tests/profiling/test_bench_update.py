@@ -10,8 +10,8 @@ from typing import Any, cast
 import bench_update
 import benchmark
 import pytest
-import readme_tables
 import result_rows
+import result_tables
 import torch
 from bench_update import BlockRound, UpdateBenchmark
 
@@ -171,4 +171,4 @@ def test_recorded_rows_have_the_columns_that_are_written() -> None:
     rows = result_rows.read("update")
     (point,) = points_of(*SMALL)
     assert list(rows[0]) == benchmark._columns(point)
-    assert readme_tables._UPDATE_SIZES.keys() <= rows[0].keys()
+    assert result_tables._PAPERS.keys() <= rows[0].keys()
