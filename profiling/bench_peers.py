@@ -3,9 +3,10 @@
     python profiling/bench_peers.py
     python profiling/bench_peers.py --peers sbx fastanf --lanes 1 8 --rounds 5 --record
 
-The work: SAC on HalfCheetah with 153 noise features beside the 17 real ones, two hidden layers of
-256, minibatches of 256, one update an environment step, fixed temperature, a replay of 100,000.
-The others simulate with gymnasium (HalfCheetah-v4), we with envpool (HalfCheetah-v3).
+The work: SAC on HalfCheetah with 153 noise features beside the 17 real ones, drawn once an
+environment step and replayed, two hidden layers of 256, minibatches of 256, one update an
+environment step, fixed temperature, a replay of 100,000. The others simulate with gymnasium
+(HalfCheetah-v4), we with envpool (HalfCheetah-v3); our optimizer also decays weights.
 
 A lane is an agent. The others train one agent a process: eight lanes are eight processes at once
 with one thread each, whose steps in a common window of time are added up; one lane is measured with
@@ -18,6 +19,7 @@ The others are installed from PyPI (peers/requirements.txt) into build/peers, on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -45,6 +47,8 @@ WORK = {"env": "HalfCheetah", "num_features": 170, "batch_size": 256, "hidden": 
 OWN_FLAGS = (
     *("--env", "HalfCheetah-v3", "--noise_fraction", "0.9"),
     *("--batch_size", "256", "--replay_capacity", "100000"),
+    *("--learning_rate", "1e-3", "--temperature", "0.2"),
+    *("--noise_redraw", "per_step"),  # the others replay the noise that was observed
 )
 
 
@@ -122,13 +126,13 @@ def install() -> None:
     if mark.exists() and mark.read_text() == REQUIREMENTS.read_text():
         return
     for command in (
-        [sys.executable, "-m", "venv", str(VENV)],
+        [sys.executable, "-m", "venv", "--clear", str(VENV)],
         [str(VENV / "bin" / "pip"), "install", "-q", "-r", str(REQUIREMENTS)],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = (lines or done.stderr.splitlines() or ["no reason given"])[-1]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1]
             raise ValueError(f"--peers could not be installed into {VENV.name}: {reason}")
     mark.write_text(REQUIREMENTS.read_text())
 
@@ -166,14 +170,15 @@ def own_entry(peer: str, count: int) -> Entry:
 def peer_entry(peer: str, count: int, threads: int) -> Entry:
     """An agent a process, each waiting for the word to go."""
     python = str(VENV / "bin" / "python")
-    processes = [
-        subprocess.Popen(
-            [python, str(SCRIPT), peer, str(threads), str(seed)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            cwd=VENV,  # MuJoCo writes its log where it runs
-        )
-        for seed in range(count)
-    ]  # fmt: skip
+    with _log(peer).open("w") as log:
+        processes = [
+            subprocess.Popen(
+                [python, str(SCRIPT), peer, str(threads), str(seed)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=VENV,  # MuJoCo writes its log where it runs
+            )
+            for seed in range(count)
+        ]  # fmt: skip
     for process in processes:
         if _read(process, peer) != ["ready"]:
             raise ValueError(f"--peers {peer} did not get ready: it printed something else")
@@ -181,8 +186,9 @@ def peer_entry(peer: str, count: int, threads: int) -> Entry:
     def measure_window(seconds: float) -> float:
         for process in processes:
             assert process.stdin is not None
-            process.stdin.write(f"go {seconds}\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it ended, as reading it will tell
+                process.stdin.write(f"go {seconds}\n")
+                process.stdin.flush()
         return total_rate([_read(process, peer) for process in processes])
 
     def close() -> None:
@@ -201,10 +207,12 @@ def _read(process: subprocess.Popen[str], peer: str) -> list[str]:
         words = line.split()
         if words == ["ready"] or (len(words) == 2 and words[0].isdecimal()):
             return words
-    raise ValueError(
-        f"--peers {peer} ended with exit code {process.wait()}: "
-        f"run {SCRIPT.name} {peer} 1 0 in build/peers to see why"
-    )
+    said = _log(peer).read_text().strip().splitlines() or ["it said nothing"]
+    raise ValueError(f"--peers {peer} ended with exit code {process.wait()}: {said[-1]}")
+
+
+def _log(peer: str) -> Path:
+    return VENV / f"{peer}.log"
 
 
 def total_rate(reports: Sequence[Sequence[str]]) -> float:

@@ -147,6 +147,45 @@ def kernels_table() -> str:
     return _markdown(head, text, rows)
 
 
+def env_table() -> str:
+    """Environment steps per second: task by number of rows."""
+    rows = [row for row in result_rows.read("env") if row["metric"] == "env_steps_per_s"]
+    newest = {(f"{row['env']}, {row['backend']}", int(row["rows"])): row for row in rows}
+    counts = sorted({count for _, count in newest})
+    lines = [[task, *(_rate(newest.get((task, count))) for count in counts)]
+             for task in dict.fromkeys(task for task, _ in newest)]  # fmt: skip
+    head = ["environment steps per second", *(f"{count} rows" for count in counts)]
+    return _markdown(head, lines, list(newest.values()))
+
+
+def train_table() -> str:
+    """Whole trainings: rates, start and memory, by work and number of lanes."""
+    works: dict[str, dict[str, Mapping[str, str]]] = {}
+    for row in result_rows.read("train"):
+        work = f"{row['policies']}, {_task(row)}, {_plural(int(row['lanes']))}"
+        works.setdefault(work, {})[row["metric"]] = row
+    metrics = ("env_steps_per_s", "training_steps_per_s", "start_s", "peak_mib")
+    lines = [[work, *(_rate(found.get(metric)) for metric in metrics)]
+             for work, found in works.items()]  # fmt: skip
+    head = ["training", "environment steps per second", "without evaluations", "start, s",
+            "peak memory, MiB"]  # fmt: skip
+    return _markdown(head, lines, [row for found in works.values() for row in found.values()])
+
+
+def peers_table() -> str:
+    """Other libraries at the same work: environment steps, with an update each, per second."""
+    rows = [row for row in result_rows.read("peers") if row["metric"] == "lane_updates_per_s"]
+    newest = {(row["impl"], int(row["lanes"]), row["threads_each"]): row for row in rows}
+    lines = []
+    for (impl, lanes, threads), row in newest.items():
+        processes = int(row["processes"])
+        how = f"{processes} process" + "es" * (processes > 1)
+        threads += " thread" + "s" * (threads != "1") + (" each" if processes > 1 else "")
+        lines.append([_LIBRARIES[impl], _plural(lanes), f"{how}, {threads}", _rate(row)])
+    head = ["library", "agents", "as", "steps and updates per second, all agents"]
+    return _markdown(head, lines, list(newest.values()))
+
+
 def replay_table() -> str:
     """Bytes of a million transitions, by task."""
     rows = result_rows.read("replay")
@@ -167,12 +206,21 @@ def run_table(name: str) -> Callable[[], str]:
     return table
 
 
+_LIBRARIES = {
+    "sb3": "Stable-Baselines3 SAC",
+    "sbx": "SBX SAC (JAX)",
+    "fastanf-dense": "fastanf SAC",
+    "fastanf": "fastanf ANF-SAC",
+}
 TABLES: dict[str, Callable[[], str]] = {
     "update": update_table,
     "growth": growth_table,
     "stages": stages_table,
     "verdict": verdict_table,
     "kernels": kernels_table,
+    "env": env_table,
+    "train": train_table,
+    "peers": peers_table,
     "replay": replay_table,
     "demonstration": run_table("demonstration"),
     "tutorial": run_table("tutorial"),

@@ -77,12 +77,12 @@ def test_ours_trains_every_lane_in_this_process(
 
 
 def test_a_peer_that_ends_is_reported(fake_peers: None, capsys: pytest.CaptureFixture[str]) -> None:
-    bench_peers.SCRIPT.write_text("raise SystemExit(3)")
+    bench_peers.SCRIPT.write_text("raise ImportError('no such library')")
     with pytest.raises(SystemExit) as raised:
         bench_peers.main(["--peers", "sbx", "--lanes", "1"])
     captured = capsys.readouterr()
     assert raised.value.code == 2 and captured.err.count("\n") == 1
-    assert "--peers sbx ended with exit code 3" in captured.err
+    assert "--peers sbx ended with exit code 1: ImportError: no such library" in captured.err
 
 
 def test_an_installation_that_fails_is_reported_and_made_again(
