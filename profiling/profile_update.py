@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in _OUTPUTS:
             if getattr(own, name) is not None:
                 check_writable(getattr(own, name), f"--{name}")
+        if own.plot is not None:
+            import stage_plot  # matplotlib takes a second to import
+
+            stage_plot.file_format(own.plot)
         if own.flame is not None:
             flame.py_spy()
         described = blocks.parse_lanes(train_flags, own.lanes)
@@ -143,7 +147,7 @@ def _profile(own: argparse.Namespace, described: blocks.Described, block: Traini
     if own.record:
         result_rows.append("stages", stage_rows.rows(profile, sizes, facts))
     if own.plot is not None:
-        import stage_plot  # matplotlib takes a second to import
+        import stage_plot
 
         stage_plot.write_plot(own.plot, profile.update, profile.step, title)
     if own.trace is not None:

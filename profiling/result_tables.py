@@ -31,11 +31,12 @@ def update_table() -> str:
         for row in result_rows.read("update")
         if row["metric"] == "lane_updates_per_s" and _has(row, _PAPERS)
     ]
-    shown = [row for row in rows if row["lanes"] in ("1", "4", "8")]
+    # Sparse and dense lanes by turns; a lone lane is sparse.
+    shown = [row for row in rows if row["lanes"] == "1" or "+" in row["policies"]]
     newest = {(_work(row), int(row["lanes"])): row for row in shown}
     lanes = sorted({count for _, count in newest})
     lines = [[work, *(_rate(newest.get((work, count))) for count in lanes)]
-             for work in dict.fromkeys(work for work, _ in newest)]  # fmt: skip
+             for work in dict.fromkeys(work for work, count in newest if count > 1)]  # fmt: skip
     head = ["lane updates per second", *(_plural(count) for count in lanes)]
     return _markdown(head, lines, list(newest.values()))
 
@@ -154,7 +155,7 @@ def env_table() -> str:
     counts = sorted({count for _, count in newest})
     lines = [[task, *(_rate(newest.get((task, count))) for count in counts)]
              for task in dict.fromkeys(task for task, _ in newest)]  # fmt: skip
-    head = ["environment steps per second", *(f"{count} rows" for count in counts)]
+    head = ["environment steps per second", *(_count(count, "row") for count in counts)]
     return _markdown(head, lines, list(newest.values()))
 
 
@@ -180,8 +181,9 @@ def peers_table() -> str:
     for (impl, lanes, threads), row in newest.items():
         processes = int(row["processes"])
         how = f"{processes} process" + "es" * (processes > 1)
-        threads += " thread" + "s" * (threads != "1") + (" each" if processes > 1 else "")
-        lines.append([_LIBRARIES[impl], _plural(lanes), f"{how}, {threads}", _rate(row)])
+        each = " each" if processes > 1 else ""
+        how += f", {_count(threads, 'thread')}{each}"
+        lines.append([_LIBRARIES[impl], str(lanes), how, _rate(row)])
     head = ["library", "agents", "as", "steps and updates per second, all agents"]
     return _markdown(head, lines, list(newest.values()))
 
@@ -275,7 +277,11 @@ def _spread(row: Mapping[str, str]) -> str:
 
 
 def _plural(count: int) -> str:
-    return f"{count} lane" + "s" * (count > 1)
+    return _count(count, "lane")
+
+
+def _count(count: int | str, thing: str) -> str:
+    return f"{count} {thing}" + "s" * (str(count) != "1")
 
 
 def _sort_key(value: str) -> tuple[float, str]:
@@ -291,6 +297,7 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]], used: Rows) -
     marks = ["---", *("---:" for _ in head[1:])]
     table = [f"| {' | '.join(cells)} |" for cells in (head, marks, *lines)]
     facts = [
-        f"{row['cpu']}, {row['threads']} threads, {row['versions']}, {row['date']}" for row in used
+        f"{row['cpu']}, {_count(row['threads'], 'thread')}, {row['versions']}, {row['date']}"
+        for row in used
     ]
     return "\n".join([*table, "", "; ".join(dict.fromkeys(facts)) + "."])

@@ -3,7 +3,8 @@
 Left, a point a stage: operations per byte against 10^9 operations per second, filled for what was
 done and hollow for the useful part, below the roofs that were measured in the same run (Williams et
 al. 2009). Right, one update and one training step from top to bottom in the order of the table.
-Lengths are shares of the figure; names stand in columns beside the panels, moved apart.
+Lengths are shares of the figure; names stand in columns beside the panels, moved apart; a column
+too wide for its place is set in smaller type.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from fastanf.curves import INK, PALE, spread_labels
 from fastanf.files import write_atomic
@@ -33,6 +35,9 @@ ROOFLINE, ROOFLINE_NAMES = (0.055, 0.345), 0.418
 """Left and right edge of the panel, and where its column begins."""
 BARS = {"update": (0.588, 0.618, 0.636), "step": (0.81, 0.84, 0.858)}
 """Left and right edge of a bar, and where its column begins."""
+COLUMN_ENDS = {"roofline": 0.58, "update": 0.802, "step": 0.992}
+MIN_POINTS = 6
+"""Of type that is made smaller to fit."""
 
 # Kin have kin colours: critics blue, the actor orange; dark to light, so that lightness tells them
 # apart too. The names stand beside them, so nothing hangs on colour alone.
@@ -63,13 +68,7 @@ def write_plot(path: Path, update: StageTable, step: StageTable, title: str) -> 
     Raises:
         ValueError: the file cannot be written, or its format is unknown.
     """
-    figure = draw(update, step, title)
-    kind = path.suffix.lstrip(".").lower() or "png"
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise ValueError(
-            f"--plot must end in one of .{', .'.join(sorted(known))}, got {path.name!r}"
-        )
+    kind, figure = file_format(path), draw(update, step, title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=DPI)
     try:
@@ -78,12 +77,27 @@ def write_plot(path: Path, update: StageTable, step: StageTable, title: str) -> 
         raise ValueError(f"--plot {str(path)!r} cannot be written ({error.strerror})") from None
 
 
+def file_format(path: Path) -> str:
+    """The format that a file's suffix asks for; PNG where it has none.
+
+    Raises:
+        ValueError: matplotlib does not write it.
+    """
+    kind, known = path.suffix.lstrip(".").lower() or "png", FigureCanvasAgg.filetypes
+    if kind not in known:
+        raise ValueError(
+            f"--plot must end in one of .{', .'.join(sorted(known))}, got {path.name!r}"
+        )
+    return kind
+
+
 def draw(update: StageTable, step: StageTable, title: str) -> Figure:
     """The figure of `write_plot`."""
     figure = Figure(figsize=SIZE)
     FigureCanvasAgg(figure)
     left = ROOFLINE[0]
-    figure.text(left, 0.945, title, fontsize=TITLE_POINTS, color=INK, va="center")
+    head = figure.text(left, 0.945, title, fontsize=TITLE_POINTS, color=INK, va="center")
+    _fit([head], COLUMN_ENDS["step"])
     _draw_roofline(figure, update)
     _draw_bar(figure, update, "update", "One update")
     _draw_bar(figure, step, "step", "One training step")
@@ -101,11 +115,13 @@ def _draw_roofline(figure: Figure, table: StageTable) -> None:
     axes.set(xscale="log", yscale="log", xlim=(x_low, x_high))
     axes.set_ylim(min([*ys, peaks.gflop_s / 10]) / 2, max([*ys, peaks.gflop_s]) * 1.6)
     handles = _draw_roofs(axes, table, x_low, x_high)
-    for row in rows:
+    # Small points above large ones, with a pale rim: stages cluster.
+    for row in sorted(rows, key=lambda row: -row.share):
         x, colour = _intensity(row), COLOURS[row.time.stage]
         size = 40 + 900 * row.share
         axes.plot([x, x], [row.useful_gflop_s, row.done_gflop_s], color=colour, lw=1.2, zorder=3)
-        axes.scatter([x], [row.done_gflop_s], s=size, color=colour, zorder=4, linewidth=0)
+        axes.scatter([x], [row.done_gflop_s], s=size, facecolor=colour, edgecolor="white",
+                     zorder=4, linewidth=0.8)  # fmt: skip
         axes.scatter([x], [row.useful_gflop_s], s=size, facecolor="white", edgecolor=colour,
                      zorder=3.5, linewidth=1.5)  # fmt: skip
     _name_points(figure, axes, rows)
@@ -154,18 +170,22 @@ def _name_points(figure: Figure, axes: Axes, rows: Sequence[StageRow]) -> None:
     # Of points at one height the left one is named first: its line passes above the others.
     order = sorted(range(len(rows)), key=lambda i: (places[i][1], -places[i][0]))
     heights = spread_labels([places[i][1] for i in order], GAP, BOTTOM, TOP)
+    names = []
     for height, index in zip(heights, order, strict=True):
         row, (x, y) = rows[index], places[index]
-        text = f"{row.name}  {row.done_gflop_s:.0f}"
+        text = f"{row.name}  {_rate(row.done_gflop_s)}"
         if row.useful_gflop_s < 0.995 * row.done_gflop_s:
-            text += f", useful {row.useful_gflop_s:.0f}"
+            text += f", useful {_rate(row.useful_gflop_s)}"
         _line(figure, [x, ROOFLINE_NAMES - 0.02, ROOFLINE_NAMES - 0.004], [y, height, height],
               COLOURS[row.time.stage])  # fmt: skip
-        figure.text(ROOFLINE_NAMES, height, text, fontsize=TEXT_POINTS, color=INK, va="center")
+        names.append(
+            figure.text(ROOFLINE_NAMES, height, text, fontsize=TEXT_POINTS, color=INK, va="center")
+        )
+    _fit(names, COLUMN_ENDS["roofline"])
 
 
 def _draw_bar(figure: Figure, table: StageTable, part: str, name: str) -> None:
-    low, high, names = BARS[part]
+    low, high, start = BARS[part]
     top, middles = TOP, []
     for row in table.rows:
         height = row.share * (TOP - BOTTOM)
@@ -177,18 +197,50 @@ def _draw_bar(figure: Figure, table: StageTable, part: str, name: str) -> None:
         top -= height
     # From bottom to top, as the labels are spread.
     heights = spread_labels(middles[::-1], GAP, BOTTOM, TOP)[::-1]
+    names = []
     for row, middle, height in zip(table.rows, middles, heights, strict=True):
-        _line(figure, [high, names - 0.004], [middle, height], PALE)
-        text = f"{row.name}  {row.mean_ms:.3g} ms  {row.share:.1%}"
-        figure.text(names, height, text, fontsize=TEXT_POINTS, color=INK, va="center")
-    head = f"{name}: {table.whole_ms:.3g} ms"
+        _line(figure, [high, start - 0.004], [middle, height], PALE)
+        text = f"{row.name}  {_ms(row.mean_ms)}  {_percent(row.share)}"
+        names.append(figure.text(start, height, text, fontsize=TEXT_POINTS, color=INK, va="center"))
+    _fit(names, COLUMN_ENDS[part])
+    head = f"{name}: {_ms(table.whole_ms)}"
     figure.text(low, TOP + 0.03, head, fontsize=TEXT_POINTS, color=INK)
+
+
+def _fit(texts: Sequence[Text], end: float) -> None:
+    """Sets all in smaller type where one would pass `end`, a share of the figure's width."""
+    points = max(float(text.get_fontsize()) for text in texts)
+    # Widths are rounded to pixels, so type does not shrink quite in proportion.
+    while points > MIN_POINTS and any(_right_edge(text) > end for text in texts):
+        points -= 0.5
+        for text in texts:
+            text.set_fontsize(points)
+
+
+def _right_edge(text: Text) -> float:
+    """As a share of the figure's width."""
+    figure = text.get_figure(root=True)
+    assert figure is not None
+    return text.get_window_extent().x1 / figure.bbox.width
 
 
 def _line(figure: Figure, xs: Sequence[float], ys: Sequence[float], colour: str) -> None:
     figure.add_artist(
         Line2D(list(xs), list(ys), transform=figure.transFigure, color=colour, lw=0.8, alpha=0.8)
     )
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with three digits: 9,870 rather than 9.87e+03."""
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
+
+
+def _rate(gflop_s: float) -> str:
+    return f"{gflop_s:.0f}" if gflop_s >= 10 else f"{gflop_s:.2g}"
+
+
+def _percent(share: float) -> str:
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def _intensity(row: StageRow) -> float:

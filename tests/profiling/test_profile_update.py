@@ -79,6 +79,7 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         ("--lanes 0", "--lanes"),
         ("--seconds never", "--seconds"),
         ("--plot {tmp}/none/x.png", "--plot must be a file in a writable folder"),
+        ("--plot {tmp}/x.xyz", "--plot must end in one of"),
         ("--trace {tmp}", "--trace must be a file in a writable folder"),
         ("--flame {tmp}/none/x.svg", "--flame must be a file in a writable folder"),
         ("--env Hoper-v3", "Hopper-v3"),

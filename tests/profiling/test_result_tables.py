@@ -62,11 +62,13 @@ def stage_row(stage: str, mean_ms: float, share: float, floor_ms: float, **figur
 
 
 def test_the_newest_rate_of_the_papers_setting_is_shown(results: Path) -> None:
-    other = update_rows(999.0, batch_size=256)
-    write(results / "update.csv", update_rows(100.0) + update_rows(320.0) + other)
+    mixed = {"policies": "ANF-SAC+SAC"}
+    other = update_rows(999.0, batch_size=256, **mixed) + update_rows(998.0)  # sparse lanes alone
+    rows = update_rows(100.0, **mixed) + update_rows(320.0, **mixed) + update_rows(200.0, lanes=1)
+    write(results / "update.csv", rows + other)
     table = result_tables.update_table()
-    assert "| HalfCheetah at 0.9, SAC | 320 (319-321) |" in table
-    assert "999" not in table and "Chip, 2 threads, v, d." in table
+    assert "| HalfCheetah at 0.9, SAC | 200 (199-201) | 320 (319-321) |" in table
+    assert "999" not in table and "998" not in table and "Chip, 2 threads, v, d." in table
 
 
 def test_growth_changes_one_size_at_a_time(results: Path) -> None:

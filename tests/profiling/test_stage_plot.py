@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import stage_plot
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 import envs
@@ -17,6 +19,10 @@ from fastanf.presets import lane_config
 from fastanf.stage_table import StageTable, StageTime, make_table
 from fastanf.workload import step_work, update_work
 
+LONG_TITLE = (
+    "ANF-SAC ANF-TD3 SAC Static-SAC, Humanoid-v3 at noise 0.99, input 0.8, 64 lanes, batch 256, "
+    "masked/native, compile=update, autocast=bfloat16, policy_delay=2"
+)
 PEAKS = Peaks(200.0, 40.0, 120.0, 64_000_000)
 TYPICAL = dict(
     zip(UPDATE_STAGES, (0.4, 3.1, 17, 11, 15, 4, 17, 13, 1.6, 0.5, 0.02), strict=True)
@@ -26,6 +32,8 @@ CASES = {
     "Humanoid": ("Humanoid-v3", 0.9, {name: 3 * ms for name, ms in TYPICAL.items()}),
     "tiny beside large": ("HalfCheetah-v3", 0.9, dict.fromkeys(TYPICAL, 1e-3) | {Stage.TARGET: 9}),
     "all alike": ("Hopper-v3", 0.5, dict.fromkeys(TYPICAL, 1.0)),
+    "seconds": ("Humanoid-v3", 0.9, {name: 137.3 * ms for name, ms in TYPICAL.items()}),
+    "many digits": ("Humanoid-v3", 0.9, {name: 1.234e-4 * ms for name, ms in TYPICAL.items()}),
     "two": ("Hopper-v3", 0.5, {Stage.TARGET: 2.0, Stage.OTHER: 1.0}),
     "none with operations": ("Hopper-v3", 0.0, {Stage.SAMPLE: 2.0, Stage.OTHER: 1.0}),
 }
@@ -51,15 +59,19 @@ def texts_of(figure: Figure) -> list[Text]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_text_lies_on_another_or_leaves_the_picture(case: str) -> None:
-    figure = stage_plot.draw(*tables_of(*CASES[case]), title="ANF-TD3, 64 lanes, batch 100")
+    update, step = tables_of(*CASES[case])
+    figure = stage_plot.draw(update, step, title=LONG_TITLE)
     figure.set_dpi(stage_plot.DPI)
     figure.canvas.draw()
     texts = [t for t in texts_of(figure) if t.get_visible()]
     boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
     width, height = (inches * stage_plot.DPI for inches in stage_plot.SIZE)
+    bars = [a.get_window_extent() for a in figure.artists if isinstance(a, Rectangle)]
+    assert len(bars) == len(update.rows) + len(step.rows)
     shown = [(text, box) for text, box in boxes if _is_drawn(figure, text, box)]
     for text, box in shown:
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
+        assert not any(box.overlaps(bar) for bar in bars), f"{text!r} lies on a bar"
     for (one, a), (other, b) in itertools.combinations(shown, 2):
         assert not a.padded(-1).overlaps(b.padded(-1)), f"{one!r} lies on {other!r}"
 
@@ -76,8 +88,34 @@ def test_every_stage_is_named_in_its_bar(case: str) -> None:
     update, step = tables_of(*CASES[case])
     words = [t.get_text() for t in texts_of(stage_plot.draw(update, step, "title"))]
     for row in (*update.rows, *step.rows):
-        assert any(w.startswith(f"{row.name}  ") and w.endswith(f"{row.share:.1%}") for w in words)
-    assert f"One update: {update.whole_ms:.3g} ms" in words
+        assert any(w.startswith(f"{row.name}  ") and w.endswith(_share(row.share)) for w in words)
+    assert any(w.startswith("One update: ") for w in words)
+
+
+def _share(share: float) -> str:
+    return "<0.1%" if share < 0.0005 else f"{share:.1%}"
+
+
+def test_milliseconds_have_no_exponent_where_there_are_thousands() -> None:
+    update, step = tables_of(*CASES["seconds"])
+    words = [t.get_text() for t in texts_of(stage_plot.draw(update, step, "title"))]
+    assert f"One update: {update.whole_ms:,.0f} ms" in words
+    assert not any("e+" in word for word in words)
+
+
+def test_a_low_rate_is_not_written_as_none() -> None:
+    words = [
+        t.get_text() for t in texts_of(stage_plot.draw(*tables_of(*CASES["seconds"]), "title"))
+    ]
+    assert any(", useful " in word for word in words)
+    assert not any(word.endswith((", useful 0", "  0")) or "  0," in word for word in words)
+
+
+def test_of_two_stages_at_one_place_the_smaller_is_drawn_last() -> None:
+    figure = stage_plot.draw(*tables_of(*CASES["HalfCheetah"]), title="title")
+    points = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+    areas = [float(point.get_sizes()[0]) for point in points]
+    assert len(areas) > 2 and areas == sorted(areas, reverse=True)
 
 
 def test_every_stage_has_a_colour_of_its_own() -> None:
