@@ -40,7 +40,7 @@ import benchmark
 import blocks
 import result_rows
 import workers
-from bench_update import sweep_flags
+from bench_update import add_point_arguments, sweep_flags
 from benchmark import Figures, Point, Round
 
 import fastanf
@@ -75,21 +75,7 @@ class TrainBenchmark(benchmark.Benchmark):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """`--lanes` and `--sweep`."""
-        parser.add_argument(
-            "--lanes",
-            type=benchmark.positive_int,
-            nargs="+",
-            default=[8],
-            metavar="L",
-            help="numbers of lanes [default 8]",
-        )
-        parser.add_argument(
-            "--sweep",
-            nargs="+",
-            default=[],
-            metavar="FIELD=V1,V2",
-            help="settings of training with several values, each combination a point",
-        )
+        add_point_arguments(parser)
 
     def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
         """Every combination of swept settings and numbers of lanes."""

@@ -67,21 +67,7 @@ class UpdateBenchmark(benchmark.Benchmark):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """`--lanes` and `--sweep`."""
-        parser.add_argument(
-            "--lanes",
-            type=benchmark.positive_int,
-            nargs="+",
-            default=[8],
-            metavar="L",
-            help="numbers of lanes [default 8]",
-        )
-        parser.add_argument(
-            "--sweep",
-            nargs="+",
-            default=[],
-            metavar="FIELD=V1,V2",
-            help="settings of training with several values, each combination a point",
-        )
+        add_point_arguments(parser)
 
     def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
         """Every combination of swept settings and numbers of lanes."""
@@ -159,6 +145,25 @@ class UpdateBenchmark(benchmark.Benchmark):
         spec = envs.spec(lanes[0].task.env, lanes[0].task.backend)
         updates_per_s = figures["lane_updates_per_s"] / len(lanes)
         return {"useful_gflop_s": useful_update_flops(lanes, spec) * updates_per_s / 1e9}
+
+
+def add_point_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--lanes` and `--sweep`, whose combinations are points."""
+    parser.add_argument(
+        "--lanes",
+        type=benchmark.positive_int,
+        nargs="+",
+        default=[8],
+        metavar="L",
+        help="numbers of lanes [default 8]",
+    )
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        default=[],
+        metavar="FIELD=V1,V2",
+        help="settings of training with several values, each combination a point",
+    )
 
 
 def sweep_flags(item: str) -> list[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
 import shutil
@@ -18,15 +17,13 @@ from safetensors.torch import load_file, save_file
 
 import envs
 from envs import registry
-from fastanf import checkpoint, runner, stage_records
+from fastanf import checkpoint, runner
 from fastanf.__main__ import main
 from fastanf.block import TrainingBlock
 from fastanf.cli import parse_command_line
 from fastanf.collect import Collector
 from fastanf.learner import Learner
-from fastanf.peaks import Peaks
 from fastanf.records import RunFolder
-from fastanf.rows import read_profile, read_training, stage_column
 from tests import fake_env
 
 MAX_STEPS, START_STEPS, EVAL_FREQ = 25, 9, 7
@@ -376,63 +373,3 @@ def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists already") as error:
         runner.train(study)
     assert "\n" not in str(error.value) and list(path.iterdir()) == []
-
-
-@pytest.mark.parametrize("policy", ["SAC ANF-SAC", "ANF-TD3"])
-def test_a_profiled_run_records_the_stages_with_every_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
-) -> None:
-    monkeypatch.setattr(stage_records, "measure_peaks", lambda *_: Peaks(100.0, 10.0, 50.0, 1000))
-    path = tmp_path / "run"
-    assert train(path, profile="true", policy=policy, tensorboard="true") == 0
-    rows = read_profile(path)
-    assert sorted({row.step for row in rows}) == EVAL_STEPS
-    for step, part in itertools.product(EVAL_STEPS, ("update", "step")):
-        table = [row for row in rows if (row.step, row.part) == (step, part)]
-        assert {row.lane for row in table} == {0}
-        assert sum(row.share for row in table) == pytest.approx(1)
-        assert len({row.stage for row in table}) == len(table)
-    first = {row.stage: row for row in rows if row.step == EVAL_STEPS[0] and row.part == "step"}
-    assert first["update"].per_step == 1
-    assert first["evaluation"].per_step == pytest.approx(1 / EVAL_FREQ)
-    # An update of the step table is what the update's stages sum to.
-    for step in EVAL_STEPS:
-        stages = [row for row in rows if (row.step, row.part) == (step, "update")]
-        (whole,) = [row for row in rows if (row.step, row.stage) == (step, "update")]
-        assert sum(row.mean_ms for row in stages) == pytest.approx(whole.mean_ms)
-    for row in rows_of(path, "train.csv"):
-        in_table = {
-            stage_column(other.part, other.stage): other.mean_ms
-            for other in rows
-            if other.step == int(row["step"])
-        }
-        for name, ms in in_table.items():
-            assert float(row[name]) == ms
-    assert EVAL_STEPS[-1] == read_training(path)[-1].step
-    if policy == "ANF-TD3":
-        assert first["act"].mean_ms > 0
-        delayed = [row.per_step for row in rows if row.stage == "actor forward"]
-        assert all(0.3 < share < 0.7 for share in delayed)  # every second update
-
-
-def test_an_unprofiled_run_has_no_stages(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    assert train(path) == 0
-    assert not (path / "stages.csv").exists()
-    assert not any(name.endswith("_ms") for name in rows_of(path, "train.csv")[0])
-
-
-def test_a_profiled_run_trains_the_same_and_is_resumed_as_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage_records, "measure_peaks", lambda *_: Peaks(100.0, 10.0, 50.0, 1000))
-    assert train(tmp_path / "plain") == 0
-    assert train(tmp_path / "profiled", profile="true") == 0
-    assert without_time(tmp_path / "plain") == without_time(tmp_path / "profiled")
-    path = tmp_path / "broken"
-    with monkeypatch.context() as patch:
-        interrupt = call_number(17, raising(KeyboardInterrupt), Learner.update_)
-        patch.setattr(Learner, "update_", interrupt)
-        train(path, profile="true")
-    assert runner.resume(path) == 0
-    assert sorted({row.step for row in read_profile(path)}) == EVAL_STEPS

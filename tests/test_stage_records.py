@@ -1,0 +1,89 @@
+"""Runs with --profile: the table of stages with every evaluation, and the same training."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from fastanf import runner, stage_records
+from fastanf.learner import Learner
+from fastanf.peaks import Peaks
+from fastanf.rows import read_profile, read_training, stage_column
+from tests import fake_env
+from tests.test_runner import (
+    EVAL_FREQ,
+    EVAL_STEPS,
+    call_number,
+    raising,
+    rows_of,
+    train,
+    without_time,
+)
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny simulator, no picture, a machine whose peaks are known."""
+    fake_env.register(monkeypatch)
+    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+    monkeypatch.setattr(stage_records, "measure_peaks", lambda *_: Peaks(100.0, 10.0, 50.0, 1000))
+
+
+@pytest.mark.parametrize("policy", ["SAC ANF-SAC", "ANF-TD3"])
+def test_a_profiled_run_records_the_stages_with_every_evaluation(
+    tmp_path: Path, policy: str
+) -> None:
+    path = tmp_path / "run"
+    assert train(path, profile="true", policy=policy, tensorboard="true") == 0
+    rows = read_profile(path)
+    assert sorted({row.step for row in rows}) == EVAL_STEPS
+    for step, part in itertools.product(EVAL_STEPS, ("update", "step")):
+        table = [row for row in rows if (row.step, row.part) == (step, part)]
+        assert {row.lane for row in table} == {0}
+        assert sum(row.share for row in table) == pytest.approx(1)
+        assert len({row.stage for row in table}) == len(table)
+    first = {row.stage: row for row in rows if row.step == EVAL_STEPS[0] and row.part == "step"}
+    assert first["update"].per_step == 1
+    assert first["evaluation"].per_step == pytest.approx(1 / EVAL_FREQ)
+    # An update of the step table is what the update's stages sum to.
+    for step in EVAL_STEPS:
+        stages = [row for row in rows if (row.step, row.part) == (step, "update")]
+        (whole,) = [row for row in rows if (row.step, row.stage) == (step, "update")]
+        assert sum(row.mean_ms for row in stages) == pytest.approx(whole.mean_ms)
+    for row in rows_of(path, "train.csv"):
+        in_table = {
+            stage_column(other.part, other.stage): other.mean_ms
+            for other in rows
+            if other.step == int(row["step"])
+        }
+        for name, ms in in_table.items():
+            assert float(row[name]) == ms
+    assert EVAL_STEPS[-1] == read_training(path)[-1].step
+    if policy == "ANF-TD3":
+        assert first["act"].mean_ms > 0
+        delayed = [row.per_step for row in rows if row.stage == "actor forward"]
+        assert all(0.3 < share < 0.7 for share in delayed)  # every second update
+
+
+def test_an_unprofiled_run_has_no_stages(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert train(path) == 0
+    assert not (path / "stages.csv").exists()
+    assert not any(name.endswith("_ms") for name in rows_of(path, "train.csv")[0])
+
+
+def test_a_profiled_run_trains_the_same_and_is_resumed_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(tmp_path / "plain") == 0
+    assert train(tmp_path / "profiled", profile="true") == 0
+    assert without_time(tmp_path / "plain") == without_time(tmp_path / "profiled")
+    path = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        interrupt = call_number(17, raising(KeyboardInterrupt), Learner.update_)
+        patch.setattr(Learner, "update_", interrupt)
+        train(path, profile="true")
+    assert runner.resume(path) == 0
+    assert sorted({row.step for row in read_profile(path)}) == EVAL_STEPS
