@@ -73,6 +73,17 @@ class Activation:
         """Whether the arguments are trained."""
         return _SIGNATURES[self.name].is_learnable
 
+    @property
+    def slope_below_zero(self) -> float | None:
+        """a where the function is x for x > 0 and a * x else, with a in [0, 1], in every layer;
+        None for other functions. Kernels apply these themselves.
+        """
+        if self.name == "relu":
+            return 0.0
+        if self.name == "leakyrelu" and 0 <= self.args[0] <= 1:
+            return self.args[0]
+        return None
+
     def initial_parameters(
         self, leading: tuple[int, ...], num_neurons: int, per_neuron: bool | None = None
     ) -> dict[str, Tensor]:

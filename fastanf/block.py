@@ -25,6 +25,7 @@ from fastanf.evaluate import evaluate
 from fastanf.features import NoisyFeatures
 from fastanf.instrument import Stage, stage
 from fastanf.lanes import LaneTable
+from fastanf.layouts import block_layouts
 from fastanf.learner import Learner
 from fastanf.networks import lane_networks
 from fastanf.replay import LaneReplay
@@ -54,6 +55,7 @@ def algorithm_settings(
         [list(layer) for layer in zip(*(lane[i].active_counts for lane in networks), strict=True)]
         for i in (0, 1)
     )
+    layouts = block_layouts(lanes, networks, device.type)
     optimizers = column("optimizer")
     return AlgorithmSettings(
         num_features=num_features(spec.num_features, first.noise.noise_fraction),
@@ -67,6 +69,8 @@ def algorithm_settings(
         ),
         actor_active=actor_active,
         critic_active=critic_active,
+        actor_layouts=layouts[0],
+        critic_layouts=layouts[1],
         topology=TopologySettings(
             topology=column("topology"),
             drop_fraction=column("drop_fraction"),

@@ -95,7 +95,8 @@ def build_study(
     """Lanes in blocks with their plan, after the checks that need more than one setting's value.
 
     Raises:
-        ValueError: an unknown task or device, an activation's arguments, an impossible sparsity.
+        ValueError: an unknown task or device, compiled kernels that are not there, an
+            activation's arguments, an impossible sparsity.
     """
     for env, backend in dict.fromkeys((lane.task.env, lane.task.backend) for lane in lanes):
         registry.validate(env, backend)
@@ -104,10 +105,14 @@ def build_study(
     for network in dict.fromkeys(lane.network for lane in lanes):
         make_activation(network.activation, network.activation_args, network.activation_per_neuron)
     # torch is imported from here on: what is wrong above is said at once.
+    from fastanf import kernels
     from fastanf.grouping import make_blocks
+    from fastanf.memory import resolve_device
     from fastanf.plan import make_plan
 
-    plan = make_plan(make_blocks(lanes), run.device, notes)
+    kernels.use(run.impl)
+    device = resolve_device(run.device)
+    plan = make_plan(make_blocks(lanes, device), device, notes)
     return Study(run, tuple(lanes), plan.blocks, plan, tuple(command_line))
 
 

@@ -11,22 +11,28 @@ import torch
 from torch import Tensor
 
 from envs.interface import VecEnv
+from fastanf import kernels
 from fastanf.algorithms.actor_critic import ActorCritic
 from fastanf.instrument import Stage, stage
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, Stream
 
-# Products with few columns are slow, and round differently alone and in a batch (MKL 2024.2, 8
-# lanes x [256, 850]: 1.7 ms for 1 or 10 columns, 0.44 ms for 16); rows of observations are filled
-# up to a multiple of this.
-ROW_MULTIPLE = 16
+# In plain torch products with few columns are slow, and round differently alone and in a batch (MKL
+# 2024.2, 8 lanes x [256, 850]: 1.7 ms for 1 or 10 columns, 0.44 ms for 16); there, rows of
+# observations are filled up to a multiple of this.
+_ROW_MULTIPLE = 16
+
+
+def row_multiple(device: torch.device) -> int:
+    """Of how many rows the networks act on a multiple; 1 where the compiled kernels act."""
+    return 1 if device.type == "cpu" and kernels.NATIVE is not None else _ROW_MULTIPLE
 
 
 def fill_rows(rows: Tensor) -> Tensor:
-    """[L, E, .] -> [L, E', .] with E' the next multiple of ROW_MULTIPLE; the new rows repeat
+    """[L, E, .] -> [L, E', .] with E' the next multiple of `row_multiple`; the new rows repeat
     the first.
     """
-    missing = -rows.shape[1] % ROW_MULTIPLE
+    missing = -rows.shape[1] % row_multiple(rows.device)
     if missing == 0:
         return rows
     return torch.cat([rows, rows[:, :1].expand(-1, missing, *rows.shape[2:])], 1)

@@ -151,6 +151,21 @@ def check_together(config: TrainConfig) -> None:
             f"start_timesteps must be an integer of at least envs_per_lane = {envs_per_lane}, "
             f"got {schedule.start_timesteps}"
         )
+    obstacle = csr_obstacle(config)
+    if config.sparsity.layout == "csr" and has_sparsity(config) and obstacle:
+        raise ValueError(
+            f"layout csr does not go with {obstacle}; allowed is layout masked, or auto"
+        )
+
+
+def csr_obstacle(config: TrainConfig) -> str | None:
+    """The setting that csr layers cannot serve, as name and value; None if they can."""
+    sparsity, optimizer = config.sparsity, config.optimizer.optimizer
+    if sparsity.target_sparsity == "trim":
+        return "target_sparsity trim"
+    if optimizer == "Adam" and sparsity.topology != "static":
+        return "optimizer Adam and a topology that changes"
+    return None
 
 
 def has_sparsity(config: TrainConfig) -> bool:

@@ -19,8 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastanf.instrument import Stage, stage
-from fastanf.kernels.noise import noise_
+from fastanf.kernels.layer_input import LayerInput, Noise
 from fastanf.rng import LaneRng, Stream
 
 
@@ -63,51 +62,43 @@ class NoisyFeatures:
         self.since = torch.zeros(L, 1, dtype=torch.int64, device=device)
 
     def draw(
-        self,
-        obs: Tensor,
-        row: Tensor,
-        stream: Stream,
-        extra_rows: int = 0,
-        time: Tensor | None = None,
-    ) -> Tensor:
-        """Observations among their noise.
+        self, obs: Tensor, row: Tensor, stream: Stream, time: Tensor | None = None
+    ) -> LayerInput:
+        """Observations among their noise, which is drawn where it is used.
 
         Args:
             obs: [L, B, D] real features.
             row: [L, B] int64 row ids of the noise.
             stream: the random stream that the row ids belong to.
-            extra_rows: rows left uninitialised behind the features (a critic's actions).
             time: [L, B] int64 when each observation was made, for the order it was observed in;
-                None for the newest.
+                None for the newest order.
 
         Returns:
-            [L, F + extra_rows, B] float32.
+            [L, F, B] float32. Where features have changed places they are written out.
         """
-        L, B, D = obs.shape
-        F = self.num_features
-        with stage(Stage.NOISE):
-            x = torch.empty(L, F + extra_rows, B, device=obs.device)
-            x[:, :D] = obs.transpose(1, 2)
-            if F > D:
-                noise_(x[:, D:F], self.rng.key, row, stream, self.std, self.quantiles)
-            if self.source is not None:
-                x[:, :F] = torch.gather(x[:, :F], 1, self._source_of(time, B))
-        return x
+        num_noise = self.num_features - self.num_real
+        noise = None
+        if num_noise:
+            noise = Noise(
+                self.rng.key, row.contiguous(), stream, num_noise, self.std, self.quantiles
+            )
+        x = LayerInput(obs.transpose(1, 2), noise)
+        if self.source is None:
+            return x
+        order = self._source_of(time, x.num_columns)
+        return LayerInput(torch.gather(x.written_out, 1, order))
 
-    def view(
-        self, obs: Tensor, obs_id: Tensor, call: int, extra_rows: int, envs_per_lane: int = 1
-    ) -> FeatureView:
+    def view(self, obs: Tensor, obs_id: Tensor, call: int, envs_per_lane: int = 1) -> FeatureView:
         """The inputs that the networks draw of one minibatch during one update.
 
         Args:
             obs: [L, B, D] real features.
             obs_id: [L, B] int64 ids of the observations (replay.py).
             call: number of the first network call, unique over the run.
-            extra_rows: the most rows that a draw will want behind the features.
             envs_per_lane: E, to read an observation's time from its id.
         """
         time = None if self.permute_replay else obs_id // (2 * envs_per_lane)
-        return FeatureView(self, obs, obs_id, call, extra_rows, time)
+        return FeatureView(self, obs, obs_id, call, time)
 
     def real_columns(self) -> Tensor:
         """[L, F] bool: which features are real in the newest order."""
@@ -164,26 +155,21 @@ class FeatureView:
         obs: Tensor,
         obs_id: Tensor,
         call: int,
-        extra_rows: int,
         time: Tensor | None,
     ):
         self._features, self._obs, self._obs_id, self._time = features, obs, obs_id, time
-        self._call, self._extra_rows = call, extra_rows
-        self._drawn: Tensor | None = None
+        self._call = call
+        self._drawn: LayerInput | None = None
 
-    def draw(self, extra_rows: int = 0) -> Tensor:
-        """[L, F + extra_rows, B] features for one network call; the extra rows are the caller's
-        to fill.
-        """
+    def draw(self) -> LayerInput:
+        """[L, F, B] features for one network call."""
         features = self._features
         if features.redraws_per_call:
             L, B, _ = self._obs.shape
-            row = torch.arange(B, device=self._obs.device) + self._call * B
+            first = self._call * B
+            row = torch.arange(first, first + B, device=self._obs.device)
             self._call += 1
-            stream = Stream.LEARN_FEATURES
-            return features.draw(self._obs, row.expand(L, B), stream, extra_rows, self._time)
+            return features.draw(self._obs, row.expand(L, B), Stream.LEARN_FEATURES, self._time)
         if self._drawn is None:
-            self._drawn = features.draw(
-                self._obs, self._obs_id, Stream.STEP_FEATURES, self._extra_rows, self._time
-            )
-        return self._drawn[:, : features.num_features + extra_rows]
+            self._drawn = features.draw(self._obs, self._obs_id, Stream.STEP_FEATURES, self._time)
+        return self._drawn

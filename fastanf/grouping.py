@@ -11,6 +11,7 @@ from envs import noise, registry
 from envs.interface import EnvSpec
 from fastanf.config import TrainConfig, block_key
 from fastanf.lanes import LaneTable, group_lanes
+from fastanf.layouts import block_layouts
 from fastanf.networks import NetworkPlan, lane_networks
 
 
@@ -21,6 +22,8 @@ class Block:
     indices: tuple[int, ...]
     """Position of each lane in the study."""
     lanes: tuple[TrainConfig, ...]
+    device: str = "cpu"
+    """What it is going to train on: cpu, cuda or cuda:N."""
 
     @property
     def config(self) -> TrainConfig:
@@ -46,13 +49,25 @@ class Block:
         """Actor and critic of each lane."""
         return tuple(lane_networks(lane, self.spec) for lane in self.lanes)
 
+    @cached_property
+    def layouts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """How each layer of the actor and of the critics is stored, the same in all lanes."""
+        return block_layouts(self.lanes, self.networks, self.device)
 
-def block_of(lanes: Sequence[TrainConfig]) -> Block:
+
+def block_of(lanes: Sequence[TrainConfig], device: str = "cpu") -> Block:
     """One block of lanes that are known to train together."""
-    return Block(tuple(range(len(lanes))), tuple(lanes))
+    return Block(tuple(range(len(lanes))), tuple(lanes), device)
 
 
-def make_blocks(lanes: Sequence[TrainConfig]) -> tuple[Block, ...]:
-    """The lanes grouped by their static settings and by SGD against Adam, in first-seen order."""
-    groups = group_lanes([{"key": block_key(lane)} for lane in lanes], ["key"])
-    return tuple(Block(group, tuple(lanes[index] for index in group)) for group in groups)
+def make_blocks(lanes: Sequence[TrainConfig], device: str = "cpu") -> tuple[Block, ...]:
+    """The lanes grouped by their static settings, by SGD against Adam and by the layouts of their
+    layers, in first-seen order.
+
+    Args:
+        lanes: of a study.
+        device: what they are going to train on.
+    """
+    keys = [(block_key(lane), block_of([lane], device).layouts) for lane in lanes]
+    groups = group_lanes([{"key": key} for key in keys], ["key"])
+    return tuple(Block(group, tuple(lanes[index] for index in group), device) for group in groups)

@@ -3,10 +3,11 @@
 The code says `with stage(Stage.TARGET):` around what belongs together. Without a recorder that is
 an empty context; `Recorder.recording()` turns the clock on.
 
-Stages nest, and each is charged for what it does itself: noise that is drawn while the target is
-computed counts as noise, not as target. A recorder notes the clock at every beginning and end; the
-time between two notes belongs to the innermost stage that is open, or to `Stage.OTHER` where none
-is. So the stages of a frame (one training step) always sum to the frame.
+Stages nest, and each is charged for what it does itself: a target that is computed during an update
+counts as target, and what an update does between its stages as update. A recorder notes the clock
+at every beginning and end; the time between two notes belongs to the innermost stage that is open,
+or to `Stage.OTHER` where none is. So the stages of a frame (one training step) always sum to the
+frame.
 
 On a GPU a note is an event in the stream, read when all is done: the host does not wait.
 """
@@ -38,7 +39,6 @@ class Stage(StrEnum):
     EVALUATION = "evaluation"
 
     SAMPLE = "sample"
-    NOISE = "noise"
     TARGET = "target"
     CRITIC_FORWARD = "critic forward"
     CRITIC_BACKWARD = "critic backward"

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastanf.grouping import Block
+from fastanf.kernels.csr import block_size_for
 from fastanf.nets import NUM_CRITICS
 from fastanf.replay import replay_bytes
+from fastanf.sparse.layers import CSR
 
 MIB = 2**20
 _FLOAT_BYTES = 4
 _ONLINE_COPIES = 4
 """A trained parameter is stored with its gradient and two moments."""
+_MASK_BYTES = 1
+_INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class BlockMemory:
 
     replay: int
     weights: int
-    """Online and target networks, and the masks."""
+    """Online and target networks, and where their connections are."""
     moments: int
     """Gradients and both moments."""
     work: int
@@ -52,19 +56,74 @@ def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemor
     capacity = replay_capacity or config.effective_replay_capacity
     E = config.task.envs_per_lane
     replay = replay_bytes(capacity, spec.num_features, spec.num_actions, E)
-    actor, critic = block.networks[0]
-    actor_targets = 0 if config.algorithm.algorithm == "sac" else 1
-    online = actor.num_total + NUM_CRITICS * critic.num_total
-    stored = online + actor_targets * actor.num_total + NUM_CRITICS * critic.num_total
-    masks = sum(actor.connections) + NUM_CRITICS * sum(critic.connections)
+    _, critic = block.networks[0]
+    actor_layers, critic_layers = _stored_layers(block)
+    has_target_actor = config.algorithm.algorithm != "sac"
+    online_actor = sum(layer.values for layer in actor_layers)
+    online_critics = NUM_CRITICS * sum(layer.values for layer in critic_layers)
+    online = online_actor + online_critics
+    stored = online + has_target_actor * online_actor + online_critics
+    # Targets share their network's connections.
+    connections = sum(layer.connection_bytes for layer in actor_layers)
+    connections += NUM_CRITICS * sum(layer.connection_bytes for layer in critic_layers)
     # Per transition: two inputs with noise, and each network's activations with their gradients.
     widths = 2 * critic.sizes[0] + 2 * (1 + NUM_CRITICS) * sum(config.network.hidden)
     return BlockMemory(
         replay=num_lanes * replay,
-        weights=num_lanes * (_FLOAT_BYTES * stored + masks),
+        weights=num_lanes * (_FLOAT_BYTES * stored + connections),
         moments=num_lanes * _FLOAT_BYTES * (_ONLINE_COPIES - 1) * online,
         work=num_lanes * _FLOAT_BYTES * config.algorithm.batch_size * widths,
     )
+
+
+@dataclass(frozen=True)
+class _StoredLayer:
+    """One layer of one lane and copy, in the layout of its block."""
+
+    values: int
+    """Weights and biases that are stored and trained."""
+    connection_bytes: int
+    """What says where the connections are."""
+
+
+def _stored_layers(block: Block) -> tuple[list[_StoredLayer], list[_StoredLayer]]:
+    """The layers of the actor and of a critic; a csr layer has room for the lane with most
+    connections, and a layer has a mask as soon as one lane is sparse there.
+    """
+    stored: list[list[_StoredLayer]] = []
+    for index, layouts in enumerate(block.layouts):
+        lanes = [networks[index] for networks in block.networks]
+        network, layers = lanes[0], []
+        for position, layout in enumerate(layouts):
+            possible, biases = network.connections[position], network.sizes[position + 1]
+            counts = [lane.active_counts[position] for lane in lanes]
+            if layout == CSR:
+                # The gradient of an actor's own input is never wanted, that of an action is.
+                is_turned = index == 1 or position > 0
+                size = network.sizes[position], network.sizes[position + 1]
+                connection_bytes = _csr_bytes(max(counts), *size, is_turned)
+                layers.append(_StoredLayer(max(counts) + biases, connection_bytes))
+            else:
+                mask = _MASK_BYTES * possible if min(counts) < possible else 0
+                layers.append(_StoredLayer(possible + biases, mask))
+        stored.append(layers)
+    return stored[0], stored[1]
+
+
+def _csr_bytes(active: int, num_inputs: int, num_outputs: int, is_turned: bool) -> int:
+    """What says where the connections of one csr layer are (kernels/csr.py): the input of each,
+    and where each output's part of a block of inputs starts. Turned, for the gradient of the
+    inputs, once more: the output of each and where its value is, and the starts of each input.
+    """
+    density = active / (num_inputs * num_outputs)
+
+    def starts(lines: int, across: int) -> int:
+        return lines * -(-across // block_size_for(density, across)) + 1
+
+    indices = active + starts(num_outputs, num_inputs)
+    if is_turned:
+        indices += 2 * active + starts(num_inputs, num_outputs)
+    return _INDEX_BYTES * indices
 
 
 def fitting_capacity(block: Block, available: int) -> int:

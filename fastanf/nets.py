@@ -16,8 +16,19 @@ import torch
 from torch import Tensor
 
 from fastanf.activations import Activation
+from fastanf.chain import run_layers
+from fastanf.kernels.layer_input import LayerInput
+from fastanf.kernels.squashed_gaussian import Squashing, sample_squashed
 from fastanf.rng import LaneRng, Stream
-from fastanf.sparse.layers import LAYERS_PER_NETWORK, MaskedLinear, Parameter
+from fastanf.sparse.layers import (
+    CSR,
+    LAYERS_PER_NETWORK,
+    CsrLinear,
+    MaskedLinear,
+    Parameter,
+    StackedLinear,
+    pick_copies,
+)
 from fastanf.sparse.masks import exact_masks
 
 NUM_CRITICS = 2
@@ -36,7 +47,7 @@ class StackedMLP:
 
     def __init__(
         self,
-        layers: Sequence[MaskedLinear],
+        layers: Sequence[StackedLinear],
         activation: Activation,
         activation_parameters: Sequence[dict[str, Tensor]],
     ):
@@ -44,18 +55,16 @@ class StackedMLP:
         self.activation = activation
         self.activation_parameters = list(activation_parameters)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: LayerInput) -> Tensor:
         """[L, I, B] -> [G, O, B]."""
-        return self._rest(self.layers[0].forward(x))
-
-    def forward_split(self, x: Tensor, action: Tensor) -> Tensor:
-        """Like `forward` on an input in two parts: [L, F, B], [L, A, B] -> [G, O, B]."""
-        return self._rest(self.layers[0].forward_split(x, action))
-
-    def _rest(self, hidden: Tensor) -> Tensor:
+        slope = self.activation.slope_below_zero
+        if slope is not None:
+            return run_layers(self.layers, slope, x)
+        hidden = run_layers(self.layers[:1], 1.0, x)
         for index, layer in enumerate(self.layers[1:]):
             parameters = self.activation_parameters[index]
-            hidden = layer.forward(self.activation(hidden, index, **parameters))
+            hidden = self.activation(hidden, index, **parameters)
+            hidden = run_layers([layer], 1.0, LayerInput(hidden))
         return hidden
 
     def frozen(self, copy: slice = slice(None), num_copies: int = 1) -> StackedMLP:
@@ -64,7 +73,7 @@ class StackedMLP:
         """
         activation_parameters = [
             {
-                name: tensor.detach().unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
+                name: pick_copies(tensor.detach(), copy, num_copies)
                 for name, tensor in tensors.items()
             }
             for tensors in self.activation_parameters
@@ -75,24 +84,19 @@ class StackedMLP:
     def parameters(self) -> Iterator[Parameter]:
         """Every trained tensor, layer by layer."""
         for index, layer in enumerate(self.layers):
-            yield Parameter(f"{index}.weight", layer.weight, layer.mask)
-            yield Parameter(f"{index}.bias", layer.bias, None)
+            yield Parameter(f"{index}.weight", layer.trained, layer)
+            yield Parameter(f"{index}.bias", layer.bias)
         for index, tensors in enumerate(self.activation_parameters):
             for name, tensor in tensors.items():
-                yield Parameter(f"{index}.activation.{name}", tensor, None)
+                yield Parameter(f"{index}.activation.{name}", tensor)
 
     def target_copy(self) -> StackedMLP:
-        """A copy of the weights, without gradients, on the same connections (the same mask
-        tensors).
-        """
-        layers = [
-            MaskedLinear(layer.weight.detach().clone(), layer.bias.detach().clone(), layer.mask)
-            for layer in self.layers
-        ]
+        """A copy of the weights, without gradients, on the same connections."""
         activation_parameters = [
             {name: tensor.detach().clone() for name, tensor in tensors.items()}
             for tensors in self.activation_parameters
         ]
+        layers = [layer.target_copy() for layer in self.layers]
         return StackedMLP(layers, self.activation, activation_parameters)
 
 
@@ -104,6 +108,7 @@ def build_mlp(
     num_copies: int,
     activation: Activation,
     initialisation: str,
+    layouts: Sequence[str] = (),
 ) -> StackedMLP:
     """A stacked network with its own random weights and connections in every lane and copy.
 
@@ -119,6 +124,8 @@ def build_mlp(
         activation: between the layers.
         initialisation: "xavier" (uniform, bias 0; SAC) or "fan_in" (torch.nn.Linear's default;
             TD3).
+        layouts: per layer, how its connections are stored if any is missing: "masked" (also where
+            nothing is given) or "csr".
 
     Returns:
         A StackedMLP whose tensors require gradients.
@@ -142,7 +149,13 @@ def build_mlp(
             counts = torch.tensor(active_counts[index], device=keys.device).repeat_interleave(C)
             mask = exact_masks(keys, counts).view_as(weight)
             weight = torch.where(mask, weight, 0.0)
-        layers.append(MaskedLinear(weight.requires_grad_(), bias.requires_grad_(), mask))
+        if mask is not None and layouts and layouts[index] == CSR:
+            layer: StackedLinear = CsrLinear.of_dense(weight, bias, mask)
+        else:
+            layer = MaskedLinear(weight, bias, mask)
+        layer.trained.requires_grad_()
+        layer.bias.requires_grad_()
+        layers.append(layer)
         if index < len(sizes) - 2:
             tensors = activation.initial_parameters((L * C,), num_outputs)
             device = rng.key.device
@@ -180,7 +193,7 @@ class TanhActor:
     def __init__(self, mlp: StackedMLP, action_range: ActionRange):
         self.mlp, self.action_range = mlp, action_range
 
-    def deterministic(self, x: Tensor) -> Tensor:
+    def deterministic(self, x: LayerInput) -> Tensor:
         """[L, F, B] -> action [L, A, B]."""
         return self.action_range.squash(self.mlp.forward(x))
 
@@ -195,16 +208,23 @@ class GaussianActor:
     def __init__(self, mlp: StackedMLP, action_range: ActionRange):
         self.mlp, self.action_range = mlp, action_range
 
-    def deterministic(self, x: Tensor) -> Tensor:
+    @property
+    def action_range(self) -> ActionRange:
+        """Range of the actions."""
+        return self._action_range
+
+    @action_range.setter
+    def action_range(self, action_range: ActionRange) -> None:
+        self._action_range = action_range
+        self._squashing = Squashing.of(*action_range, *LOG_STD_RANGE)
+
+    def deterministic(self, x: LayerInput) -> Tensor:
         """[L, F, B] -> action [L, A, B] of the mean."""
         mean, _ = self.mlp.forward(x).chunk(2, dim=1)
         return self.action_range.squash(mean)
 
-    def sample(self, x: Tensor, standard_normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Reparameterised action and its log-density.
-
-        log pi(a|x) = sum_i log N(u_i; mean_i, std_i) - log(scale_i * (1 - tanh(u_i)^2)), the
-        latter in the stable form 2 * (log 2 - u + log sigmoid(2 u)).
+    def sample(self, x: LayerInput, standard_normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparameterised action and its log-density (kernels/squashed_gaussian.py).
 
         Args:
             x: [L, F, B].
@@ -213,15 +233,7 @@ class GaussianActor:
         Returns:
             action [L, A, B] and log-density [L, B].
         """
-        mean, log_std = self.mlp.forward(x).chunk(2, dim=1)
-        log_std = log_std.clamp(*LOG_STD_RANGE)
-        u = mean + log_std.exp() * standard_normal
-        log_normal = -0.5 * standard_normal.square() - log_std - 0.5 * math.log(2 * math.pi)
-        # Not softplus: torch computes it in another way at the end of a tensor, where other lanes
-        # may or may not follow.
-        log_slope = 2 * (math.log(2) - u + torch.nn.functional.logsigmoid(2 * u))
-        log_density = (log_normal - log_slope - self.action_range.scale.log()).sum(1)
-        return self.action_range.squash(u), log_density
+        return sample_squashed(self.mlp.forward(x), standard_normal, self._squashing)
 
 
 class TwinCritic:
@@ -230,21 +242,18 @@ class TwinCritic:
     def __init__(self, mlp: StackedMLP):
         self.mlp = mlp
 
-    def value(self, x: Tensor, action: Tensor) -> Tensor:
-        """Q_c(x, a): [L, F + A, B], [L, A, B] -> [L, C, B].
+    def value(self, x: LayerInput, action: Tensor) -> Tensor:
+        """Q_c(x, a): [L, F, B], [L, A, B] -> [L, C, B]."""
+        q = self.mlp.forward(x.with_extra(action))  # [G, 1, B]
+        return q.view(x.num_lanes, -1, x.num_columns)
 
-        The last A rows of `x` are left for the action, which is written there.
-        """
-        x[:, -action.shape[1] :] = action
-        return self.mlp.forward(x).view(x.shape[0], -1, x.shape[2])  # [G, 1, B] -> [L, C, B]
-
-    def frozen_value(self, x: Tensor, action: Tensor, num_critics: int = NUM_CRITICS) -> Tensor:
+    def frozen_value(self, x: LayerInput, action: Tensor, num_critics: int = NUM_CRITICS) -> Tensor:
         """Q_c(x, a) of the first critics, with a gradient for the action alone.
 
         [L, F, B], [L, A, B] -> [L, num_critics, B].
         """
         frozen = self.mlp.frozen(slice(num_critics), NUM_CRITICS)
-        return frozen.forward_split(x, action).view(x.shape[0], -1, x.shape[2])
+        return frozen.forward(x.with_extra(action)).view(x.num_lanes, -1, x.num_columns)
 
     def target_copy(self) -> TwinCritic:
         """The target network: a copy without gradients on the same connections."""

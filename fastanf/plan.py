@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastanf.grouping import Block
+from fastanf.layouts import layout_reason
 from fastanf.memory import MIB, available_bytes, block_memory, fitting_capacity, resolve_device
+from fastanf.networks import NetworkPlan
+from fastanf.sparse.layers import CSR
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _block_lines(block: Block, title: str) -> list[str]:
         f"  memory: replay {_mib(memory.replay)}, networks {_mib(memory.weights)}, "
         f"gradients and moments {_mib(memory.moments)}, work {_mib(memory.work)}"
     )
-    return [*head, *_columns(rows), *variants, tail]
+    return [*head, *_columns(rows), *_layout_lines(block), *variants, tail]
 
 
 def _alike(block: Block) -> dict[tuple[object, ...], list[int]]:
@@ -141,18 +144,33 @@ def _lane_rows(block: Block) -> list[tuple[str, ...]]:
         lane = block.lanes[positions[0]]
         seeds = _ranges(sorted({block.lanes[p].algorithm.seed for p in positions}))
         start: tuple[str, ...] = (lane.algorithm.policy, str(len(positions)), seeds)
-        for network, label in zip(
-            block.networks[positions[0]], ("actor", "critic x2"), strict=True
+        for network, layouts, label in zip(
+            block.networks[positions[0]], block.layouts, ("actor", "critic x2"), strict=True
         ):
-            layers = "  ".join(
-                f"{n_in}x{n_out} {active / (n_in * n_out):.4g}"
-                for (n_in, n_out), active in zip(
-                    itertools.pairwise(network.sizes), network.active_counts, strict=True
-                )
-            )
+            layers = _layers_text(network, layouts)
             rows.append((*start, label, layers, f"{network.num_active:,}/{network.num_total:,}"))
             start = ("", "", "")
     return rows
+
+
+def _layers_text(network: NetworkPlan, layouts: Sequence[str]) -> str:
+    """Size and density of each layer, and `csr` where it stores active connections only."""
+    pairs = itertools.pairwise(network.sizes)
+    layers = zip(pairs, network.active_counts, layouts, strict=True)
+    return "  ".join(
+        f"{n_in}x{n_out} {active / (n_in * n_out):.4g}{' csr' * (layout == CSR)}"
+        for (n_in, n_out), active, layout in layers
+    )
+
+
+def _layout_lines(block: Block) -> list[str]:
+    """Why the sparse layers are stored as they are; lanes of one block may have other reasons."""
+    reasons = dict.fromkeys(
+        layout_reason(lane, block.device)
+        for lane, networks in zip(block.lanes, block.networks, strict=True)
+        if any(network.active_counts != network.connections for network in networks)
+    )
+    return [f"  layout: {'; '.join(reasons)}"] if reasons else []
 
 
 def _variant_lines(block: Block) -> list[str]:

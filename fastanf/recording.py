@@ -24,7 +24,7 @@ from fastanf.memory import resolve_device
 from fastanf.rows import EvaluationRow, ProfiledTrainingRow, TopologyRow, TrainingRow
 from fastanf.settings import RunConfig
 from fastanf.sparse.connectivity import count_connections
-from fastanf.sparse.layers import MaskedLinear
+from fastanf.sparse.layers import StackedLinear
 
 
 def manifest(run: RunConfig, command_line: Sequence[str]) -> dict[str, Any]:
@@ -190,11 +190,12 @@ def _layer_rows(
     updates: int,
     is_actor: bool,
     index: int,
-    layer: MaskedLinear,
+    layer: StackedLinear,
 ) -> Iterator[TopologyRow]:
-    assert layer.mask is not None
-    mask = layer.mask.unflatten(0, (len(lanes), -1))  # [L, C, O, I]
-    active, possible = mask.flatten(2).sum(2).tolist(), layer.mask[0].numel()
+    connections = layer.connection_mask()
+    assert connections is not None
+    mask = connections.unflatten(0, (len(lanes), -1))  # [L, C, O, I]
+    active, possible = mask.flatten(2).sum(2).tolist(), connections[0].numel()
     split = None
     if index == 0:
         num_actions = 0 if is_actor else block.algorithm.num_actions

@@ -16,26 +16,15 @@ without having been stored. Ids are not stored either: they follow from the slot
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from fastanf.kernels.replay_gather import Batch, Rings, gather_transitions
 from fastanf.rng import LaneRng, Stream
 
+__all__ = ["Batch", "LaneReplay", "replay_bytes"]
+
 _FIRST_FINAL_SLOTS = 64
-
-
-class Batch(NamedTuple):
-    """A minibatch per lane."""
-
-    obs: Tensor  # [L, B, D] float32, real features only
-    action: Tensor  # [L, B, A] float32
-    reward: Tensor  # [L, B] float32
-    not_terminated: Tensor  # [L, B] float32; 1 also where the time limit ended the episode
-    next_obs: Tensor  # [L, B, D] float32, the last observation of the episode where it ended
-    obs_id: Tensor  # [L, B] int64
-    next_obs_id: Tensor  # [L, B] int64
 
 
 def replay_bytes(capacity: int, num_features: int, num_actions: int, envs_per_lane: int = 1) -> int:
@@ -196,32 +185,19 @@ class LaneReplay:
             raise ValueError("replay is empty: add transitions before sampling")
         E = self.envs_per_lane
         pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))  # [L, B]
-        time, env = self.time - self.size // E + pick // E, pick % E
+        oldest = self.time - self.size // E
+        if E == 1:
+            time, env = oldest + pick, torch.zeros_like(pick)
+        else:
+            time, env = oldest + pick // E, pick % E
         return self.transitions(time, env)
 
     def transitions(self, time: Tensor, env: Tensor) -> Batch:
         """The transitions that started at (time, env), both [L, B] int64."""
-        L, T, E, D = self.obs.shape
-        lane = torch.arange(L, device=self.obs.device).unsqueeze(1)
-        row = (lane * T + time % T) * E + env  # [L, B] in the flattened ring
-        next_row = (lane * T + (time + 1) % T) * E + env
-        obs = self.obs.view(-1, D)
-        final_slot = self.final_slot.view(-1)[row]
-        ended = final_slot >= 0
-        final_row = lane * self.final_obs.shape[1] + final_slot.clamp_min(0)
-        next_obs = torch.where(
-            ended.unsqueeze(-1), self.final_obs.view(-1, D)[final_row], obs[next_row]
+        rings = Rings(
+            self.obs, self.action, self.reward, self.not_terminated, self.final_slot, self.final_obs
         )
-        obs_id = 2 * (time * E + env)
-        return Batch(
-            obs=obs[row],
-            action=self.action.view(-1, self.action.shape[-1])[row],
-            reward=self.reward.view(-1)[row],
-            not_terminated=self.not_terminated.view(-1)[row].float(),
-            next_obs=next_obs,
-            obs_id=obs_id,
-            next_obs_id=torch.where(ended, obs_id + 1, obs_id + 2 * E),
-        )
+        return gather_transitions(rings, time, env)
 
     def newest_id(self) -> Tensor:
         """Ids [L, E] of the newest observations, those that the agents act on."""

@@ -53,7 +53,6 @@ def train(study: Study) -> int:
     """
     blocks = [block.lanes for block in study.blocks]
     with _value_errors_refuse():
-        kernels.use(study.run.impl)
         rows = recording.lane_rows(blocks)
         manifest = recording.manifest(study.run, study.command_line)
         folder = RunFolder.create(

@@ -174,8 +174,9 @@ class SparsityConfig(Group):
     """First value of a grown connection."""
     target_sparsity: str = option("mask", kind="static", choices=("mask", "trim"))
     """mask: targets have the online connections; trim: as many, the largest (published code)."""
-    layout: str = option("auto", kind="static", choices=("auto", "masked"))
-    """How sparse layers are stored; auto chooses."""
+    layout: str = option("auto", kind="static", choices=("auto", "masked", "csr"))
+    """How sparse layers are stored: masked (all weights, zeros among them), csr (active connections
+    only); auto: whichever is faster, layer by layer."""
 
 
 @dataclass(frozen=True)

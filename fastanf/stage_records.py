@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastanf.block import TrainingBlock
-from fastanf.collect import ROW_MULTIPLE
+from fastanf.collect import row_multiple
 from fastanf.grouping import block_of
 from fastanf.instrument import Recorder, Stage, clock_of
 from fastanf.memory import block_memory
@@ -33,10 +33,10 @@ class StageProfiler:
         lanes, spec = block.lanes, block.env.spec
         self.recorder = Recorder(clock_of(device))
         self._works = {
-            "update": update_work(lanes, spec),
-            "step": step_work(lanes, spec, ROW_MULTIPLE),
+            "update": update_work(lanes, spec, device.type),
+            "step": step_work(lanes, spec, row_multiple(device), device.type),
         }
-        self._peaks = measure_peaks(device, block_memory(block_of(lanes)).working_set)
+        self._peaks = measure_peaks(device, block_memory(block_of(lanes, device.type)).working_set)
 
     def rows(self, lane: int, step: int, updates: int) -> list[ProfileRow]:
         """The stages since the last call, one row each; none where nothing trained since.

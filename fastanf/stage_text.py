@@ -13,10 +13,10 @@ _HEADER = (
 )  # fmt: skip
 NOTES = (
     "a step: how often an update, or a training step, has it; p20, p50, p80: of one occurrence; "
-    "ms a step: mean, which the shares are of. useful GFLOP/s counts active connections only, "
-    "done all that the layout multiplies. of sgemm: done against the measured peak; of copy: "
-    "against a copy of a large array (above 100% in a cache). nearest limit: what explains most "
-    "of the time, and how much of it."
+    "ms a step: mean, which the shares are of. useful GFLOP/s counts active connections and "
+    "noise that is drawn, done all that the layers' layouts multiply. of sgemm: done against the "
+    "measured peak; of copy: against a copy of a large array (above 100% in a cache). nearest "
+    "limit: what explains most of the time, and how much of it."
 )
 _WORDS = {
     ARITHMETIC: "the limit of arithmetic",
@@ -81,7 +81,7 @@ def verdict(table: StageTable) -> str:
         useful = sum(row.work.useful_flops for row in rows)
         reached = done / time_ms / 1e6 / table.rows[0].peaks.gflop_s
         lines[0] += f"; there it reaches {reached:.0%} of the peak, and {useful / done:.0%} of the"
-        lines[0] += " operations are on active connections."
+        lines[0] += " operations are useful."
     elif bound == MEMORY:
         moved = sum(row.work.moved_bytes for row in rows)
         reached = moved / time_ms / 1e6 / table.rows[0].peaks.working_set_gb_s

@@ -1,14 +1,18 @@
-"""How fast the operations of an update are, each alone: native against reference, and products.
+"""How fast the operations of an update are, each alone: native against plain torch.
 
     python profiling/bench_kernels.py
     python profiling/bench_kernels.py --op noise adam --lanes 1 8 --noise_fraction 0.9 0.99
-    python profiling/bench_kernels.py --op forward --sparsity 0 0.8 --compare HEAD~1
+    python profiling/bench_kernels.py --op hidden_linear hidden_csr_linear --impl native
+    python profiling/bench_kernels.py --op linear csr_linear --sparsity 0 0.8 --compare HEAD~1
 
-Every combination of operation, implementation and sizes is a point (kernel_cases.py says what each
-computes); each is compared with its reference before it is timed.
+Every combination of operation, implementation and sizes is a point (kernel_cases.py and
+layer_cases.py say what each computes); each is compared with its reference before it is timed. The
+layers are measured at several sparsities unless --sparsity names others: where the call_us of
+hidden_csr_linear falls below that of hidden_linear, csr becomes faster.
 
 * call_us: mean of a call in a round;
-* done_gflop_s, useful_gflop_s: operations by that time, of all connections and of active ones;
+* done_gflop_s, useful_gflop_s: operations by that time, those that the layout multiplies and those
+  of active connections, the noise that is drawn included in both;
 * moved_gb_s: every operand counted once.
 """
 
@@ -23,10 +27,13 @@ from collections.abc import Iterator
 import benchmark
 import torch
 from benchmark import Figures, Point, Round
-from kernel_cases import CASES, Sizes, has_native
+from kernel_cases import OPERATIONS, Operation, Sizes, has_native
+from layer_cases import LAYER_OPERATIONS
 
 import envs
 
+CASES: dict[str, Operation] = OPERATIONS | LAYER_OPERATIONS
+"""Everything that can be measured, by name."""
 WARM_CALLS, CALLS_A_LOOK = 3, 4
 
 
@@ -46,10 +53,11 @@ class KernelBenchmark(benchmark.Benchmark):
             help=f"implementations, of {', '.join(_IMPLS)} [default all]")  # fmt: skip
         add("--env", nargs="+", default=["HalfCheetah-v3"], metavar="ENV",
             help="tasks [default HalfCheetah-v3]")  # fmt: skip
-        add("--noise_fraction", type=_share, nargs="+", default=[0.9], metavar="X",
-            help="shares of noise features [default 0.9]")  # fmt: skip
-        add("--sparsity", type=_share, nargs="+", default=[0.8], metavar="X",
-            help="of the first layer [default 0.8]")  # fmt: skip
+        add("--noise_fraction", type=_share, nargs="+", metavar="X",
+            help="shares of noise features [default 0.9; layers 0.9 0.99]")  # fmt: skip
+        add("--sparsity", type=_share, nargs="+", metavar="X",
+            help="of a layer [default 0.8; layers 0.8 0.95, hidden ones 0 0.5 0.7 0.8 0.9]"
+            )  # fmt: skip
         add("--lanes", type=benchmark.positive_int, nargs="+", default=[1, 8], metavar="L",
             help="numbers of lanes [default 1 8]")  # fmt: skip
         add("--batch_size", type=benchmark.positive_int, nargs="+", default=[100], metavar="B",
@@ -62,7 +70,7 @@ class KernelBenchmark(benchmark.Benchmark):
         if "native" in arguments.impl and not has_native():
             raise ValueError(
                 "--impl native must be built: install a C++17 compiler and reinstall fastanf, or "
-                "give --impl reference torch masked"
+                "give --impl reference torch"
             )
         points = [dict(point) for point in _points(arguments)]
         if not points:
@@ -76,7 +84,7 @@ class KernelBenchmark(benchmark.Benchmark):
 
     def prepare(self, point: Point) -> Round:
         """The operation after its check and some calls."""
-        case = CASES[str(point["op"])][0](_sizes(point))
+        case = CASES[str(point["op"])].make(_sizes(point))
         case.check()
         for _ in range(WARM_CALLS):
             case.call()
@@ -110,14 +118,19 @@ class KernelBenchmark(benchmark.Benchmark):
         }
 
 
-_IMPLS = tuple(dict.fromkeys(impl for _, impls in CASES.values() for impl in impls))
+_IMPLS = tuple(dict.fromkeys(impl for case in CASES.values() for impl in case.impls))
 
 
 def _points(arguments: argparse.Namespace) -> Iterator[Point]:
     names = ("env", "noise_fraction", "sparsity", "lanes", "batch_size")
     for op in dict.fromkeys(arguments.op):
-        for sizes in itertools.product(*(dict.fromkeys(getattr(arguments, n)) for n in names)):
-            for impl in CASES[op][1]:
+        case, asked = CASES[op], vars(arguments)
+        values = {name: asked[name] for name in names}
+        values["sparsity"] = asked["sparsity"] or case.sparsities
+        if asked["noise_fraction"] is None or not case.has_features:
+            values["noise_fraction"] = case.noise_fractions
+        for sizes in itertools.product(*(dict.fromkeys(of_name) for of_name in values.values())):
+            for impl in case.impls:
                 if impl in arguments.impl:
                     yield {"impl": impl, "op": op, **dict(zip(names, sizes, strict=True))}
 

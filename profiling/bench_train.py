@@ -6,7 +6,8 @@
 
 Axes: L lanes. Takes train.py's flags, `--lanes` and `--sweep`; every combination is a point. The
 schedule is short unless the flags say otherwise (`SHORT`). A round is one training, however long it
-takes (--round_s changes nothing), and the first one is thrown away. Evaluations, checkpoints,
+takes (--round_s changes nothing), and the first one is thrown away. Several policies must train in
+one block, because blocks train one after the other. Evaluations, checkpoints,
 TensorBoard and the final picture take place; the run folder is a temporary one (TMPDIR).
 
 * env_steps_per_s: environment steps of all lanes between the first and the last evaluation by the
@@ -101,6 +102,7 @@ class TrainBenchmark(benchmark.Benchmark):
     def _add_point(self, flags: list[str], num_seeds: int) -> Point:
         described = blocks.parse_lanes(flags, num_seeds)
         lanes = [lane for of_policy in described.by_policy.values() for lane in of_policy]
+        blocks.check_one_block(lanes, described.device, "measure")
         schedule = lanes[0].schedule
         point = blocks.block_sizes(lanes, described.device)
         point["settings"] = f"{point['settings']} {_run_text(flags)}".strip()

@@ -5,7 +5,7 @@
     python profiling/bench_update.py --compare HEAD~1
 
 Axes: L lanes, E environments per lane. Takes train.py's flags, `--lanes` and `--sweep`; every
-combination is a point. Lanes are dealt out evenly over the policies.
+combination is a point of every policy: lanes of one policy make a block.
 
 * lane_updates_per_s: updates x L by the time of the updates alone;
 * env_steps_per_s: environment steps of all lanes by the time of steps and updates, as a run makes
@@ -70,7 +70,7 @@ class UpdateBenchmark(benchmark.Benchmark):
         add_point_arguments(parser)
 
     def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
-        """Every combination of swept settings and numbers of lanes."""
+        """Every combination of swept settings, policies and numbers of lanes."""
         self._with_stages = arguments.serve
         counts = list(dict.fromkeys(arguments.lanes))
         sweeps = [sweep_flags(item) for item in arguments.sweep]
@@ -78,12 +78,8 @@ class UpdateBenchmark(benchmark.Benchmark):
         for chosen in itertools.product(*sweeps):
             flags = [*rest, *itertools.chain.from_iterable(chosen)]
             described = blocks.parse_lanes(flags, max(counts))
-            for count in counts:
-                work = _Work(
-                    blocks.deal(described.by_policy, count),
-                    described.device,
-                    described.num_threads,
-                )
+            for of_policy, count in itertools.product(described.by_policy.values(), counts):
+                work = _Work(of_policy[:count], described.device, described.num_threads)
                 point = blocks.block_sizes(work.lanes, work.device)
                 if _key(point) in self._works:
                     raise ValueError(
@@ -120,9 +116,8 @@ class UpdateBenchmark(benchmark.Benchmark):
         """The measured program computes the same, however many lanes it has."""
         for _ in range(CHECK_UPDATES):
             block.learner.update_()
-        weights = [layer.weight[0].detach().clone() for layer in block.algorithm.actor_mlp.layers]
-        sizes = {k: v for k, v in point.items() if k not in ("lanes", "policies")}
-        others = _key(sizes | {"first": block.lanes[0].algorithm.policy})
+        weights = [layer.to_dense()[0] for layer in block.algorithm.actor_mlp.layers]
+        others = _key({name: value for name, value in point.items() if name != "lanes"})
         expected = self._lane_zero.setdefault(others, weights)
         agree = torch.equal if is_on_cpu(block) else _agree_on_gpu
         if not all(map(agree, expected, weights)):

@@ -1,4 +1,4 @@
-"""Blocks of lanes for measuring: lanes dealt over the policies, a replay as full as in a long run.
+"""Blocks of lanes for measuring: which lanes they hold, a replay as full as in a long run.
 
 Axes: L lanes, T ring slots in time, E environments per lane, D real features. Everything here leans
 on old and stable parts of fastanf only, because --compare runs it on earlier revisions too.
@@ -15,7 +15,8 @@ from envs.interface import EnvSpec
 from fastanf import kernels
 from fastanf.block import TrainingBlock
 from fastanf.cli import parse_command_line
-from fastanf.config import ALIASES, OPTIONS, TrainConfig, normalize
+from fastanf.config import ALIASES, OPTIONS, TrainConfig, block_key, normalize
+from fastanf.grouping import block_of, make_blocks
 from fastanf.memory import available_bytes, resolve_device
 from fastanf.presets import lane_config
 from fastanf.replay import replay_bytes
@@ -37,7 +38,7 @@ _OTHERWISE_SAID = {
 
 
 class Described(NamedTuple):
-    """What train.py's flags say about lanes that train together."""
+    """What train.py's flags say about lanes of one kind."""
 
     by_policy: dict[str, list[TrainConfig]]
     """Equally many lanes of each policy, one a seed."""
@@ -54,16 +55,18 @@ def parse_lanes(train_flags: Sequence[str], num_seeds: int) -> Described:
         num_seeds: lanes of each policy.
 
     Raises:
-        ValueError: the lanes do not train together, or differ by more than policy and seed.
+        ValueError: the lanes differ by more than policy and seed.
         SystemExit: code 2 after one line on stderr for flags that train.py refuses.
     """
     given = [f"--replay_capacity={_SMALL_CAPACITY}", *train_flags, "--num_seeds", str(num_seeds)]
     study = parse_command_line(given)
     if study.run.vary:
         raise ValueError("--vary makes lanes that differ; measure settings one by one: --sweep")
-    if len(study.blocks) > 1:
+    # Lanes that agree in this may still be stored in different layouts, in blocks of their own.
+    num_kinds = len({block_key(lane) for lane in study.lanes})
+    if num_kinds > 1:
         raise ValueError(
-            f"the flags must describe lanes that train together, got {len(study.blocks)} blocks; "
+            f"the flags must describe lanes of one kind, got {num_kinds}; "
             "measure tasks, algorithms and static settings one by one: --sweep"
         )
     by_policy: dict[str, list[TrainConfig]] = {}
@@ -87,6 +90,31 @@ def deal(by_policy: dict[str, list[TrainConfig]], count: int) -> list[TrainConfi
     """That many lanes, evenly over the policies; each begins with its first."""
     policies = list(by_policy)
     return [by_policy[policies[i % len(policies)]][i // len(policies)] for i in range(count)]
+
+
+def check_one_block(lanes: Sequence[TrainConfig], device: torch.device, measure: str) -> None:
+    """See that lanes of several policies train together.
+
+    Args:
+        lanes: of one kind (`parse_lanes`).
+        device: that they train on.
+        measure: what the script does, for the message.
+
+    Raises:
+        ValueError: their layers are stored in different layouts, so they are blocks of their own.
+    """
+    if not _knows_layouts(lanes) or len(make_blocks(lanes, device.type)) == 1:
+        return
+    policies = dict.fromkeys(lane.algorithm.policy for lane in lanes)
+    raise ValueError(
+        f"--policy must name policies that train together, got {' '.join(policies)}, whose layers "
+        f"are stored in different layouts; {measure} one policy at a time, or with --layout masked"
+    )
+
+
+def _knows_layouts(lanes: Sequence[TrainConfig]) -> bool:
+    """Whether layers may be stored as csr; an earlier revision knows masked ones only."""
+    return hasattr(block_of(lanes), "layouts")
 
 
 def replay_capacity(lane: TrainConfig, spec: EnvSpec, num_lanes: int, device: torch.device) -> int:
@@ -195,14 +223,20 @@ def settings_text(lane: TrainConfig) -> str:
     )
 
 
+def layout_text(lanes: Sequence[TrainConfig], device: torch.device) -> str:
+    """csr where any layer of a block is stored so, else masked."""
+    if not _knows_layouts(lanes):
+        return "masked"
+    layouts = block_of(lanes, device.type).layouts
+    return "csr" if any("csr" in network for network in layouts) else "masked"
+
+
 def block_sizes(lanes: Sequence[TrainConfig], device: torch.device) -> dict[str, str | int | float]:
     """What rows say about a block: its sizes, and the settings that its work depends on."""
     config = lanes[0]
-    layout = config.sparsity.layout
     computes = kernels.implementation() if device.type == "cpu" else "reference"
     return {
-        # Every lane of a block has the same layout; auto stands for masked.
-        "impl": f"{'masked' if layout == 'auto' else layout}/{computes}",
+        "impl": f"{layout_text(lanes, device)}/{computes}",
         "policies": "+".join(dict.fromkeys(lane.algorithm.policy for lane in lanes)),
         "env": config.task.env,
         "backend": config.task.backend,

@@ -29,6 +29,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler logs each start 
 NUM_TRACED_STEPS = 3
 _GRAPH_REPLAYS = 20
 _US_PER_MS = 1000.0
+_MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Launches:
     """Kernels launched on a GPU; 0 on a CPU."""
     kernels_ms: float
     """Their time, summed."""
+    allocations: float
+    """Tensors that get memory."""
+    allocated_mb: float
+    """Their bytes, summed; memory that is given back and taken again counts each time."""
+    largest_mb: float
+    """The largest of them."""
     occupancy: float
     """Achieved occupancy of the kernels in [0, 1], weighted by time; nan where it is not known."""
 
@@ -60,7 +67,7 @@ def traced_steps(block: TrainingBlock, device: torch.device, path: Path) -> None
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     recorder = Recorder(clock_of(device), annotate=record_function)
-    with profile(activities=activities) as profiler, recorder.recording():
+    with profile(activities=activities, profile_memory=True) as profiler, recorder.recording():
         for _ in range(NUM_TRACED_STEPS):
             block.collector.step_(0)
             block.learner.update_()
@@ -96,12 +103,17 @@ def count_launches(events: Sequence[Mapping[str, Any]]) -> Launches:
     updates = [e for e in events if e.get("cat") == "user_annotation" and e["name"] == Stage.UPDATE]
     spans = [(e["ts"], e["ts"] + e["dur"]) for e in updates]
     if not spans:
-        return Launches(0.0, 0.0, 0.0, float("nan"))
+        return Launches(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float("nan"))
 
     def is_inside(event: Mapping[str, Any]) -> bool:
         return any(start <= event["ts"] < end for start, end in spans)
 
     operators = [e for e in events if e.get("cat") == "cpu_op" and is_inside(e)]
+    allocated = [
+        e["args"]["Bytes"] / _MB
+        for e in events
+        if e.get("name") == "[memory]" and is_inside(e) and e["args"]["Bytes"] > 0
+    ]
     launched = {
         e["args"].get("correlation")
         for e in events
@@ -118,6 +130,9 @@ def count_launches(events: Sequence[Mapping[str, Any]]) -> Launches:
         len(_outermost(operators)) / count,
         len(kernels) / count,
         kernel_us / count / _US_PER_MS,
+        len(allocated) / count,
+        sum(allocated) / count,
+        max(allocated, default=0.0),
         _occupancy(kernels),
     )
 
@@ -170,7 +185,11 @@ def graph_replay_ms(block: TrainingBlock) -> float | str:
 def launches_text(block: TrainingBlock, device: torch.device, update_ms: float) -> str:
     """Lines on calls and launches; on a CPU they say that there is no GPU to ask."""
     counts = launches(block, device)
-    lines = [f"Operators called: {counts.operators:.0f} an update."]
+    lines = [
+        f"Operators called: {counts.operators:.0f} an update.",
+        f"Memory taken: {counts.allocations:.0f} tensors an update, {counts.allocated_mb:.1f} MB; "
+        f"the largest {counts.largest_mb:.2f} MB.",
+    ]
     if device.type != "cuda":
         lines.append("Kernels, CUDA graph, occupancy: not measured, the block is on a CPU.")
         return "\n".join(lines)

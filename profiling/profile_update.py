@@ -3,9 +3,11 @@
     python profiling/profile_update.py --policy ANF-SAC --fake_features 0.9 --lanes 8
     python profiling/profile_update.py --lanes 8 --plot stages.png --trace update.pt.trace.json
 
-Takes train.py's flags. Prints two tables, the stages of one update and of one training step, each
-with its verdict (fastanf/stage_table.py defines the columns), and what the instruments cost.
-`--json` prints one object instead, `--record` appends rows to profiling/results/stages.csv.
+Takes train.py's flags; lanes are dealt out evenly over several policies, which must train in one
+block (`--layout masked` where their layouts would differ). Prints two tables, the stages of one
+update and of one training step, each with its verdict (fastanf/stage_table.py defines the columns),
+and what the instruments cost. `--json` prints one object instead, `--record` appends rows to
+profiling/results/stages.csv.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if own.flame is not None:
             flame.py_spy()
         described = blocks.parse_lanes(train_flags, own.lanes)
-        lanes = _with_capacity(blocks.deal(described.by_policy, own.lanes), described, train_flags)
+        dealt = blocks.deal(described.by_policy, own.lanes)
+        blocks.check_one_block(dealt, described.device, "profile")
+        lanes = _with_capacity(dealt, described, train_flags)
         keep_freed_memory()
         if own.record:
             sizes = blocks.block_sizes(lanes, described.device)

@@ -5,6 +5,7 @@ Where the same thing was measured more than once, the newest rows are shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import result_rows
@@ -22,23 +23,28 @@ _PAPERS = {
     "envs_per_lane": "1",
     "settings": "",
 }
+_PAPERS_SPARSITIES = (_PAPERS["sparsity"], "dense")
 
 
 def update_table() -> str:
-    """Lane updates per second: work by number of lanes."""
+    """Lane updates per second: work, policy and layout by number of lanes."""
     rows = [
         row
         for row in result_rows.read("update")
-        if row["metric"] == "lane_updates_per_s" and _has(row, _PAPERS)
+        if row["metric"] == "lane_updates_per_s"
+        and any(_has(row, _PAPERS | {"sparsity": level}) for level in _PAPERS_SPARSITIES)
     ]
-    # Sparse and dense lanes by turns; a lone lane is sparse.
-    shown = [row for row in rows if row["lanes"] == "1" or "+" in row["policies"]]
+    # Earlier rows are of several policies in one block.
+    shown = [row for row in rows if "+" not in row["policies"]]
     newest = {(_work(row), int(row["lanes"])): row for row in shown}
-    lanes = sorted({count for _, count in newest})
-    lines = [[work, *(_rate(newest.get((work, count))) for count in lanes)]
-             for work in dict.fromkeys(work for work, count in newest if count > 1)]  # fmt: skip
+    # Sweeps of other sizes are made at one number of lanes: growth_table has them.
+    works = [work for work, count in Counter(work for work, _ in newest).items() if count > 1]
+    num_works = Counter(count for work, count in newest if work in works)
+    lanes = sorted(count for count, n in num_works.items() if n > 1 or len(works) == 1)
+    lines = [[work, *(_rate(newest.get((work, count))) for count in lanes)] for work in works]
+    used = [newest[key] for key in newest if key[0] in works and key[1] in lanes]
     head = ["lane updates per second", *(_plural(count) for count in lanes)]
-    return _markdown(head, lines, list(newest.values()))
+    return _markdown(head, lines, used)
 
 
 def growth_table() -> str:
@@ -82,6 +88,12 @@ def stages_table() -> str:
     """Milliseconds and share of each stage of an update, by work and number of lanes."""
     tables = _newest_stages("update")
     names = [stage.value for stage in Stage if any(stage.value in t for t in tables.values())]
+    for table in tables.values():
+        place = 0
+        for name in table:
+            if name not in names:  # a stage of an earlier revision, which is no more
+                names.insert(place, name)
+            place = names.index(name) + 1
     lines = []
     for name in names:
         cells = [
@@ -130,12 +142,11 @@ def verdict_table() -> str:
 
 
 def kernels_table() -> str:
-    """Microseconds of single operations: native against reference, and the products."""
+    """Microseconds of single operations: native against plain torch."""
     rows = [row for row in result_rows.read("kernels") if row["metric"] == "call_us"]
     lines: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
     for row in rows:
-        work = f"{_task(row)}, {_plural(int(row['lanes']))}"
-        lines.setdefault((row["op"], work), {})[row["impl"]] = row
+        lines.setdefault((row["op"], _kernel_work(row)), {})[row["impl"]] = row
     text = []
     for (op, work), by_impl in lines.items():
         fast = by_impl.get("native") or by_impl.get("masked") or by_impl.get("torch")
@@ -146,6 +157,15 @@ def kernels_table() -> str:
         text.append([op, work, _spread(fast), _spread(slow) if slow else "", ratio])
     head = ["operation", "sizes", "us", "plain torch, us", "times"]
     return _markdown(head, text, rows)
+
+
+def _kernel_work(row: Mapping[str, str]) -> str:
+    """Sizes of an operation; layers are measured at several densities."""
+    is_hidden = row["op"].startswith("hidden_")
+    is_layer = "linear" in row["op"] or row["op"].endswith("_grad")
+    task = "256 x 256" if is_hidden else _task(row)
+    density = f", density {1 - float(row['sparsity']):g}" if is_layer else ""
+    return f"{task}{density}, {_plural(int(row['lanes']))}"
 
 
 def env_table() -> str:
@@ -235,11 +255,14 @@ def _has(row: Mapping[str, str], values: Mapping[str, str]) -> bool:
 
 
 def _newest_stages(part: str) -> dict[tuple[str, str], dict[str, Mapping[str, str]]]:
-    """Rows by (task, lanes), then stage."""
+    """Rows of the newest recording by (task, lanes), then stage."""
     tables: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
     for row in result_rows.read("stages"):
         if row["part"] == part and _has(row, _PAPERS):
-            tables.setdefault((_task(row), row["lanes"]), {})[row["metric"]] = row
+            table = tables.setdefault((_task(row), row["lanes"]), {})
+            if row["metric"] in table:  # another recording begins, maybe of other stages
+                table.clear()
+            table[row["metric"]] = row
     return tables
 
 
@@ -261,9 +284,12 @@ def _task(row: Mapping[str, str]) -> str:
 
 
 def _work(row: Mapping[str, str]) -> str:
-    # Sparse and dense lanes of one algorithm cost the same on the masked layout.
-    algorithm = "SAC" if "SAC" in row["policies"] else "TD3"
-    return f"{row['env'].removesuffix('-v3')} at {float(row['noise_fraction']):g}, {algorithm}"
+    # The layout of a dense layer is always the same.
+    layout = "" if row["sparsity"] == "dense" else f" ({row['impl'].partition('/')[0]})"
+    return (
+        f"{row['env'].removesuffix('-v3')} at {float(row['noise_fraction']):g}, "
+        f"{row['policies']}{layout}"
+    )
 
 
 def _rate(row: Mapping[str, str] | None) -> str:

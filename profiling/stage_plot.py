@@ -43,7 +43,6 @@ MIN_POINTS = 6
 # apart too. The names stand beside them, so nothing hangs on colour alone.
 COLOURS = {
     Stage.SAMPLE: "#999999",
-    Stage.NOISE: "#7B3294",
     Stage.TARGET: "#009E73",
     Stage.CRITIC_FORWARD: "#08519C",
     Stage.CRITIC_BACKWARD: "#4292C6",

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from fastanf.block import TrainingBlock
-from fastanf.collect import ROW_MULTIPLE
+from fastanf.collect import row_multiple
 from fastanf.config import TrainConfig
 from fastanf.grouping import block_of
 from fastanf.instrument import Recorder, Recording, Stage, clock_of, stage
 from fastanf.memory import block_memory
 from fastanf.peaks import Peaks, measure_peaks
+from fastanf.sparse.layers import CSR, MASKED
 from fastanf.sparse.topology import FIRST_UPDATE
 from fastanf.stage_table import StageTable, StageTime, make_table, step_times, update_times
 from fastanf.workload import step_work, update_work
@@ -56,7 +57,7 @@ def profile_block(block: TrainingBlock, device: torch.device, seconds: float) ->
         device: that it is on.
         seconds: of recorded training steps, about; as many again without instruments.
     """
-    peaks = measure_peaks(device, block_memory(block_of(block.lanes)).working_set)
+    peaks = measure_peaks(device, block_memory(block_of(block.lanes, device.type)).working_set)
     recorded, ratios = record_steps(block, device, seconds)
     steps, num_disturbed = recorded.undisturbed(DISTURBED)
     hollow = hollow_block(block.lanes, device)
@@ -70,14 +71,14 @@ def profile_block(block: TrainingBlock, device: torch.device, seconds: float) ->
     update = make_table(
         "One update",
         _with_topology(update_times(steps), topology, block),
-        update_work(lanes, spec),
+        update_work(lanes, spec, device.type),
         peaks,
         _typical_ms(_with_topology(update_times(overheads), hollow_topology, block)),
     )
     step = make_table(
         "One training step",
         _with_evaluation(step_times(steps), evaluation, block),
-        step_work(lanes, spec, ROW_MULTIPLE),
+        step_work(lanes, spec, row_multiple(device), device.type),
         peaks,
         _typical_ms(step_times(overheads)),
     )
@@ -181,13 +182,16 @@ def _typical_ms(times: Sequence[StageTime]) -> dict[Stage, float]:
 
 def hollow_block(lanes: Sequence[TrainConfig], device: torch.device) -> TrainingBlock:
     """The same lanes with next to nothing to compute: every call is made, on tiny tensors."""
-    spec = block_of(lanes).spec
+    block = block_of(lanes, device.type)
+    spec = block.spec
     has_noise = lanes[0].noise.noise_fraction > 0
     D = spec.num_features
     tiny = {
         "hidden": (_HOLLOW_UNITS,) * len(lanes[0].network.hidden),
         "batch_size": _HOLLOW_UNITS,
         "noise_fraction": _HOLLOW_UNITS / (D + _HOLLOW_UNITS) if has_noise else 0.0,
+        # Asked for by name: a tiny layer is not as sparse as the one that it stands for.
+        "layout": CSR if any(CSR in network for network in block.layouts) else MASKED,
         "replay_capacity": 2 * blocks.NUM_REAL_STEPS * lanes[0].task.envs_per_lane,
     }
     hollow = []

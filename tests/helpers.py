@@ -18,6 +18,7 @@ import envs
 from envs.interface import EnvSpec, Step
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.nets import ActionRange
 from fastanf.presets import lane_config
 from fastanf.replay import Batch, LaneReplay
@@ -136,8 +137,14 @@ def unequal_names(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> lis
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
-def _widening(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *args, **kwargs: draw(*args, **kwargs).double()
+def _widening(draw: Callable[..., Any]) -> Callable[..., Any]:
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        given = draw(*args, **kwargs)
+        if isinstance(given, LayerInput):
+            return LayerInput(given.written_out.double())
+        return given.double()
+
+    return drawn
 
 
 def to_float64_(block: TrainingBlock) -> None:
@@ -155,8 +162,8 @@ def to_float64_(block: TrainingBlock) -> None:
     }
     algorithm.settings = dataclasses.replace(algorithm.settings, **decimals)
     for network in algorithm.networks().values():
-        for _, tensor, _ in network.parameters():
-            tensor.data = tensor.data.double()
+        for parameter in network.parameters():
+            parameter.tensor.data = parameter.tensor.data.double()
     for optimizer in (algorithm.actor_optimizer, algorithm.critic_optimizer):
         optimizer.learning_rate = algorithm.settings.learning_rate
         optimizer.weight_decay = algorithm.settings.weight_decay
@@ -166,9 +173,11 @@ def to_float64_(block: TrainingBlock) -> None:
         if hasattr(algorithm, name):
             setattr(algorithm, name, getattr(algorithm, name).double())
     action_range = ActionRange(*(limit.double() for limit in algorithm.action_range))
-    for owner in (algorithm, *(getattr(algorithm, n, None) for n in ("actor", "target_actor"))):
-        if owner is not None:
-            owner.action_range = action_range
+    algorithm.action_range = action_range
+    for name in ("actor", "target_actor"):
+        if hasattr(algorithm, name):
+            actor = getattr(algorithm, name)
+            setattr(algorithm, name, type(actor)(actor.mlp, action_range))
     # What the streams give is widened where it enters.
     for owner, name in ((block.features, "draw"), (algorithm.rng, "normal")):
         setattr(owner, name, _widening(getattr(owner, name)))

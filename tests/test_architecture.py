@@ -20,7 +20,7 @@ MJX_FILES = re.compile(r"envs/mjx_\w+\.py")
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("fastanf.kernels", "fastanf.instrument"),
     ("fastanf.rng", "fastanf.lanes", "fastanf.activations", "fastanf.activation_functions"),
-    ("fastanf.nets", "fastanf.sparse", "fastanf.features", "fastanf.replay",
+    ("fastanf.nets", "fastanf.chain", "fastanf.sparse", "fastanf.features", "fastanf.replay",
      "envs.interface", "envs.noise", "envs.registry", "envs.empirical", "envs"),
     ("fastanf.algorithms",),
     ("fastanf.learner", "fastanf.collect", "fastanf.evaluate", "envs.envpool_backend",

@@ -1,5 +1,6 @@
 """The command line: names of flags, studies, and everything that is refused."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastanf import __main__ as commands
-from fastanf import cli, plan
+from fastanf import cli, kernels, plan
 from fastanf.cli import Study, parse_command_line
 from fastanf.config import OPTIONS, RUN_OPTIONS
 from fastanf.presets import PRESETS
@@ -21,6 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every command runs in an empty folder of its own, on a machine with a TiB of memory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan, "available_bytes", lambda device: 2**40)
+    # Layouts are those of a machine with compiled kernels; --impl may change the choice.
+    monkeypatch.setattr(kernels, "NATIVE", ctypes.CDLL(None))
     return tmp_path
 
 
@@ -43,17 +46,28 @@ def error_of(line: str, capsys: pytest.CaptureFixture[str]) -> str:
 # --- studies --------------------------------------------------------------------------------------
 
 
-def test_the_first_command_of_the_documentation_is_one_block_of_eight_lanes() -> None:
+def test_the_first_command_of_the_documentation_is_eight_lanes_in_a_block_a_layout() -> None:
     study = parse(
         "--policy ANF-SAC SAC --env HalfCheetah-v3 --fake_features 0.9 "
         "--input_layer_sparsity 0.8 --num_seeds 4"
     )
-    assert [len(block.lanes) for block in study.blocks] == [8]
+    assert [len(block.lanes) for block in study.blocks] == [4, 4]
+    assert study.plan.text().count(" csr  ") == 2  # the input layers of ANF-SAC
     anf, dense = study.lanes[0], study.lanes[-1]
     assert (anf.noise.noise_fraction, anf.sparsity.input_layer_sparsity) == (0.9, 0.8)
     assert (dense.algorithm.policy, dense.sparsity.input_layer_sparsity) == ("SAC", None)
     assert [lane.algorithm.seed for lane in study.lanes] == [0, 1, 2, 3] * 2
     assert study.command_line[0] == "--policy"
+
+
+def test_on_the_masked_layout_the_first_command_is_one_block() -> None:
+    line = "--policy ANF-SAC SAC --fake_features 0.9 --num_seeds 4"
+    study = parse(f"{line} --layout masked")
+    assert [len(block.lanes) for block in study.blocks] == [8]
+    assert "layout: as asked (--layout masked)" in study.plan.text()
+    study = parse(f"{line} --impl reference")
+    assert [len(block.lanes) for block in study.blocks] == [8]
+    assert "layout: masked, because plain torch computes" in study.plan.text()
 
 
 def test_published_tutorial_commands_are_accepted() -> None:
@@ -213,6 +227,10 @@ BAD_COMMANDS = [
     ("--input_layer_sparsity 1.5", "--input_layer_sparsity must be", "[0, 1)"),
     ("--policy TowS-SAC --global_sparsity 0.9999", "global_sparsity=0.9999", "at most"),
     ("--fake_features 0.9 --policy TowS-SAC --input_layer_sparsity 0", "global_sparsity=0.9", ""),
+    ("--layout coo", "--layout must be one of auto, masked, csr", "got 'coo'"),
+    ("--layout csr --policy DS-SAC", "layout csr does not go with optimizer Adam", "layout masked"),
+    ("--layout csr --policy ANF-SAC DS-TD3", "layout csr", "allowed is layout masked, or auto"),
+    ("--layout csr --target_sparsity trim", "target_sparsity trim", "allowed is layout masked"),
     ("--fake_features 1", "--fake_features must be a number in [0, 1)", "got 1"),
     ("--fake_features nan", "--fake_features must be a number in [0, 1)", "got nan"),
     ("--eval_freq 0", "--eval_freq must be an integer of at least 1", "got 0"),

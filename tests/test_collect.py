@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from envs.interface import Step
+from fastanf import kernels
 from fastanf.block import TrainingBlock
-from fastanf.collect import ROW_MULTIPLE, fill_rows
+from fastanf.collect import fill_rows, row_multiple
 from fastanf.config import TrainConfig
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.rng import row_seeds
 from tests import fake_env
 from tests.fake_env import SPEC, RowsEnv
@@ -50,12 +52,21 @@ def replayed(block: TrainingBlock, envs_per_lane: int) -> Iterator[tuple[np.ndar
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 15, 16, 17])
-def test_rows_are_filled_up_with_the_first(num_rows: int) -> None:
+def test_plain_torch_gets_rows_filled_up_with_the_first(
+    num_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "NATIVE", None)
     rows = torch.randn(2, num_rows, 3)
     filled = fill_rows(rows)
-    assert filled.shape[1] % ROW_MULTIPLE == 0 and filled.shape[1] < num_rows + ROW_MULTIPLE
+    assert filled.shape[1] % 16 == 0 and filled.shape[1] < num_rows + 16
     assert torch.equal(filled[:, :num_rows], rows)
     assert bool((filled[:, num_rows:] == rows[:, :1]).all())
+
+
+@pytest.mark.skipif(kernels.NATIVE is None, reason="kernels are not compiled")
+def test_compiled_kernels_act_on_the_rows_that_there_are() -> None:
+    rows = torch.randn(2, 3, 5)
+    assert row_multiple(rows.device) == 1 and fill_rows(rows) is rows
 
 
 @pytest.mark.parametrize("E", [1, 3])
@@ -85,11 +96,13 @@ def test_exploring_actions_reach_simulator_and_replay(
     block.collector.random_step_()
     given: list[Tensor] = []
 
-    def explore(x: Tensor, step: int) -> Tensor:
-        assert x.shape == (3, SPEC.num_features, -(-E // ROW_MULTIPLE) * ROW_MULTIPLE)
-        assert torch.equal(x[:, :, :E].transpose(1, 2), block.replay.obs[:, step])
+    def explore(x: LayerInput, step: int) -> Tensor:
+        shown, multiple = x.written_out, row_multiple(x.stored.device)
+        num_rows = -(-E // multiple) * multiple
+        assert shown.shape == (3, SPEC.num_features, num_rows)
+        assert torch.equal(shown[:, :, :E].transpose(1, 2), block.replay.obs[:, step])
         generator = torch.Generator().manual_seed(step)
-        given.append(torch.rand(3, x.shape[2], 2, generator=generator))
+        given.append(torch.rand(3, x.num_columns, 2, generator=generator))
         return given[-1]
 
     monkeypatch.setattr(block.algorithm, "explore", explore)
@@ -187,8 +200,8 @@ def test_replayed_noise_is_the_noise_that_was_acted_on(
     seen: dict[int, Tensor] = {}
     explore = block.algorithm.explore
 
-    def spy(x: Tensor, step: int) -> Tensor:
-        seen[step] = x.clone()
+    def spy(x: LayerInput, step: int) -> Tensor:
+        seen[step] = x.written_out.clone()
         return explore(x, step)
 
     monkeypatch.setattr(block.algorithm, "explore", spy)
@@ -199,8 +212,8 @@ def test_replayed_noise_is_the_noise_that_was_acted_on(
     assert block.features.source is not None
     for time, x in seen.items():
         batch = block.replay.transitions(torch.full((3, E), time), torch.arange(E).expand(3, E))
-        view = block.features.view(batch.obs, batch.obs_id, 8, 0, E)
-        assert torch.equal(view.draw(), x[:, :, :E])
+        view = block.features.view(batch.obs, batch.obs_id, 8, E)
+        assert torch.equal(view.draw().written_out, x[:, :, :E])
 
 
 def test_noise_per_call_differs_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +221,8 @@ def test_noise_per_call_differs_at_every_step(monkeypatch: pytest.MonkeyPatch) -
     seen: list[Tensor] = []
     explore = block.algorithm.explore
 
-    def spy(x: Tensor, step: int) -> Tensor:
-        seen.append(x[:, 3:, :3].flatten())
+    def spy(x: LayerInput, step: int) -> Tensor:
+        seen.append(x.written_out[:, 3:, :3].flatten())
         return explore(x, step)
 
     monkeypatch.setattr(block.algorithm, "explore", spy)

@@ -14,6 +14,7 @@ from fastanf.config import (
     STATIC_NAMES,
     TrainConfig,
     block_key,
+    csr_obstacle,
     from_flat,
     group_help,
     train_option,
@@ -103,7 +104,7 @@ BAD_VALUES: list[Mapping[str, Any]] = [
     {"topology_period": 0},
     {"new_weights": "one"},
     {"target_sparsity": "none"},
-    {"layout": "csr"},
+    {"layout": "coo"},
     {"discount": 1.0},
     {"tau": 0.0},
     {"target_period": 0},
@@ -149,6 +150,22 @@ def test_bad_values_are_refused_in_one_line_with_name_value_and_what_is_allowed(
     assert "\n" not in message
     assert message.startswith(f"{name} must be ")
     assert f"got {value!r}" in message or f"got {value:g}" in message
+
+
+def test_what_csr_layers_cannot_serve_is_refused_with_what_is_allowed() -> None:
+    sparse = {"input_layer_sparsity": 0.8, "layout": "csr"}
+    changing = {"optimizer": "Adam", "topology": "set"}
+    assert csr_obstacle(TrainConfig.of(**sparse)) is None
+    for fine in ({"optimizer": "SGD"}, {"optimizer": "Adam", "topology": "static"}):
+        assert csr_obstacle(TrainConfig.of(**sparse, **fine)) is None
+    for values, words in (({"target_sparsity": "trim"}, "trim"), (changing, "optimizer Adam")):
+        with pytest.raises(
+            ValueError, match=rf"^layout csr .*{words}.* is layout masked, or auto$"
+        ):
+            TrainConfig.of(**sparse, **values)
+        # Where no connection is missing there is nothing to refuse.
+        assert TrainConfig.of(layout="csr", **values).sparsity.layout == "csr"
+        assert csr_obstacle(TrainConfig.of(**values)) is not None
 
 
 def test_mistyped_names_and_words_get_the_nearest() -> None:
@@ -209,5 +226,10 @@ def test_what_lanes_of_a_block_share() -> None:
     key = block_key(TrainConfig())
     assert block_key(TrainConfig.of(seed=3, drop_fraction=0.2, optimizer="Adam")) == key
     assert block_key(TrainConfig.of(optimizer="SGD")) != key
-    for values in ({"batch_size": 64}, {"hidden": (64,)}, {"noise_fraction": 0.5}):
+    for values in (
+        {"batch_size": 64},
+        {"hidden": (64,)},
+        {"noise_fraction": 0.5},
+        {"layout": "masked"},
+    ):
         assert block_key(TrainConfig.of(**values)) != key

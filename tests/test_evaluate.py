@@ -12,6 +12,7 @@ from torch import Tensor
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
 from fastanf.evaluate import evaluate
+from fastanf.kernels.layer_input import LayerInput
 from tests import fake_env
 from tests.fake_env import SPEC, RowsEnv, WholeEnv, episode_length
 
@@ -38,7 +39,7 @@ def fake(block: TrainingBlock) -> WholeEnv:
 
 def act_plainly(block: TrainingBlock, lane: int, obs: np.ndarray) -> np.ndarray:
     x = torch.from_numpy(obs).view(1, -1, 1).repeat(len(SEEDS), 1, 1)
-    return block.algorithm.act(x)[lane, 0].numpy()
+    return block.algorithm.act(LayerInput(x))[lane, 0].numpy()
 
 
 @pytest.mark.parametrize("num_episodes", [1, 3, 17])
@@ -91,8 +92,8 @@ def test_noise_differs_between_steps_episodes_and_rounds(
     seen: list[Tensor] = []
     act = block.algorithm.act
 
-    def spy(x: Tensor) -> Tensor:
-        seen.append(x[:, 3:, :3].flatten())
+    def spy(x: LayerInput) -> Tensor:
+        seen.append(x.written_out[:, 3:, :3].flatten())
         return act(x)
 
     monkeypatch.setattr(block.algorithm, "act", spy)

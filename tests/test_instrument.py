@@ -41,10 +41,10 @@ def nested_frame(clock: CountingClock) -> None:
         clock.time += 2
         with stage(Stage.TARGET):
             clock.time += 10
-            with stage(Stage.NOISE):
+            with stage(Stage.SAMPLE):
                 clock.time += 100
             clock.time += 20
-        with stage(Stage.NOISE):
+        with stage(Stage.SAMPLE):
             clock.time += 200
     clock.time += 4  # other
 
@@ -61,7 +61,7 @@ def test_time_is_charged_to_the_innermost_stage(is_immediate: bool) -> None:
         (Stage.OTHER, Stage.OTHER): [5],
         (Stage.UPDATE, Stage.UPDATE): [2],
         (Stage.UPDATE, Stage.TARGET): [30],
-        (Stage.UPDATE, Stage.NOISE): [300],
+        (Stage.UPDATE, Stage.SAMPLE): [300],
     }
     assert recording.roots_ns == {Stage.OTHER: [5], Stage.UPDATE: [332]}
     assert recording.frames_ns == [337]
@@ -73,12 +73,12 @@ def test_the_same_stage_in_two_places_is_kept_apart() -> None:
     recorder = Recorder(clock)
     with recorder.recording():
         for root, ns in ((Stage.ACT, 3), (Stage.UPDATE, 5)):
-            with stage(root), stage(Stage.NOISE):
+            with stage(root), stage(Stage.SAMPLE):
                 clock.time += ns
         recorder.frame()
     recording = recorder.take()
-    assert recording.within(Stage.ACT) == {Stage.NOISE: [3], Stage.OTHER: [0]}
-    assert recording.within(Stage.UPDATE) == {Stage.NOISE: [5], Stage.OTHER: [0]}
+    assert recording.within(Stage.ACT) == {Stage.SAMPLE: [3], Stage.OTHER: [0]}
+    assert recording.within(Stage.UPDATE) == {Stage.SAMPLE: [5], Stage.OTHER: [0]}
 
 
 def test_stages_sum_to_the_frames_and_rare_ones_have_fewer_samples() -> None:
@@ -152,7 +152,7 @@ def test_off_stages_are_not_timed_and_one_recorder_records_at_a_time() -> None:
         Recorder(clock).recording(),
     ):
         pass
-    assert stage(Stage.ACT) is stage(Stage.NOISE)  # the empty context
+    assert stage(Stage.ACT) is stage(Stage.SAMPLE)  # the empty context
 
 
 def test_annotations_nest_as_the_stages_do() -> None:
@@ -168,9 +168,9 @@ def test_annotations_nest_as_the_stages_do() -> None:
         def __exit__(self, *_: object) -> None:
             opened.append(f"-{self.name}")
 
-    with Recorder(CountingClock(), Range).recording(), stage(Stage.ACT), stage(Stage.NOISE):
+    with Recorder(CountingClock(), Range).recording(), stage(Stage.ACT), stage(Stage.SAMPLE):
         pass
-    assert opened == ["+act", "+noise", "-noise", "-act"]
+    assert opened == ["+act", "+sample", "-sample", "-act"]
 
 
 def test_the_clock_follows_the_device() -> None:

@@ -3,6 +3,9 @@
 This is exact on a CPU: every stacked product must round as it does for one lane. The sizes are
 those at which matrix libraries choose other routes: heads of 3, 6 and 34 rows, 512 joint rows of
 twin critics, inputs of 170 and more features. Minibatches are a multiple of 4 (sparse/layers.py).
+
+On the masked layout sparse and dense lanes share a block. On csr all are sparse, with different
+numbers of connections, so that every lane but one has places that hold nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +19,14 @@ import torch
 
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
+from fastanf.sparse.layers import CsrLinear
 from tests.helpers import lane_state, make_block, make_lane, unequal_names
 
 POLICIES = ("ANF-{}", "{}", "DS-{}", "Static-{}", "TowS-{}", "ANF-{}", "ANF-{}", "Static-{}")
-SHARED = {"batch_size": 100, "hidden": (256, 256), "topology_period": 20}
+CSR_POLICIES = ("ANF-{}", "Static-{}", "ANF-{}", "Static-{}", "ANF-{}")
+CSR_SPARSITIES = (0.8, 0.7, 0.95, 0.6, 0.9)
+SHARED = {"batch_size": 100, "hidden": (256, 256), "topology_period": 20, "layout": "masked"}
+LAYOUTS = ("masked", "csr")
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +49,20 @@ def lanes_of(algorithm: str, num_lanes: int, **settings: Any) -> list[TrainConfi
             own |= {"target_period": 6, "tau": 1.0, "drop_fraction": 0.3}
         if index % 4 == 0:
             own["new_weights"] = "xavier"
-        if POLICIES[index].startswith("TowS"):
+        policies = POLICIES
+        if settings.get("layout") == "csr":
+            policies, own["input_layer_sparsity"] = CSR_POLICIES, CSR_SPARSITIES[index]
+        if policies[index].startswith("TowS"):
             own["global_sparsity"] = 0.7
-        policy = POLICIES[index].format(algorithm)
+        policy = policies[index].format(algorithm)
         lanes.append(make_lane(policy, 100 + 7 * index, **{**SHARED, **settings, **own}))
     return lanes
+
+
+def is_csr(block: TrainingBlock) -> bool:
+    """Whether the first layers of actor and critics are."""
+    networks = (block.algorithm.actor_mlp, block.algorithm.critic.mlp)
+    return all(isinstance(network.layers[0], CsrLinear) for network in networks)
 
 
 def train(lanes: Sequence[TrainConfig], num_random: int, num_steps: int) -> TrainingBlock:
@@ -76,6 +92,7 @@ def test_lane_among_eight_equals_lane_alone_on_halfcheetah(algorithm: str) -> No
     together.close()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
 @pytest.mark.parametrize(
     "size",
@@ -86,18 +103,23 @@ def test_lane_among_eight_equals_lane_alone_on_halfcheetah(algorithm: str) -> No
     ],
     ids=["17 actions", "small", "per_step"],
 )
-def test_lane_among_three_equals_lane_alone(algorithm: str, size: dict[str, Any]) -> None:
-    lanes = lanes_of(algorithm, 3, **size)
+def test_lane_among_three_equals_lane_alone(
+    algorithm: str, size: dict[str, Any], layout: str
+) -> None:
+    lanes = lanes_of(algorithm, 3, **size, layout=layout)
     together = train(lanes, 60, 25)
+    assert is_csr(together) == (layout == "csr")
     for lane in range(3):
         assert_same_lane(together, lane, train([lanes[lane]], 60, 25), 0)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
-def test_lane_and_its_evaluation_are_the_same_alone_on_hopper(algorithm: str) -> None:
+def test_lane_and_its_evaluation_are_the_same_alone_on_hopper(algorithm: str, layout: str) -> None:
     simulated = {"env": "Hopper-v3", "backend": "envpool", "noise_fraction": 0.9}
-    lanes = lanes_of(algorithm, 3, **simulated, eval_episodes=2)
+    lanes = lanes_of(algorithm, 3, **simulated, eval_episodes=2, layout=layout)
     together = train(lanes, 60, 40)
+    assert is_csr(together) == (layout == "csr")
     returns = [together.evaluate(), together.evaluate()]
     for lane in range(3):
         alone = train([lanes[lane]], 60, 40)
@@ -108,20 +130,27 @@ def test_lane_and_its_evaluation_are_the_same_alone_on_hopper(algorithm: str) ->
     together.close()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
-def test_order_of_lanes_does_not_matter(algorithm: str) -> None:
-    lanes = lanes_of(algorithm, 5, env="Cheetah-v0", hidden=(48, 32), permute_period=10)
+def test_order_of_lanes_does_not_matter(algorithm: str, layout: str) -> None:
+    small = {"env": "Cheetah-v0", "hidden": (48, 32), "permute_period": 10, "layout": layout}
+    lanes = lanes_of(algorithm, 5, **small)
     forward, backward = train(lanes, 60, 45), train(lanes[::-1], 60, 45)
+    assert is_csr(forward) == (layout == "csr")
     assert forward.features.source is not None
     for lane in range(5):
         assert_same_lane(forward, lane, backward, 4 - lane)
 
 
-@pytest.mark.parametrize("target_sparsity", ["mask", "trim"])
+@pytest.mark.parametrize(
+    ("target_sparsity", "layout"), [("mask", "masked"), ("trim", "masked"), ("mask", "csr")]
+)
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
-def test_broken_lanes_leave_a_lane_unchanged(algorithm: str, target_sparsity: str) -> None:
+def test_broken_lanes_leave_a_lane_unchanged(
+    algorithm: str, target_sparsity: str, layout: str
+) -> None:
     settings = {"env": "Cheetah-v0", "hidden": (48, 32), "target_sparsity": target_sparsity}
-    lanes = lanes_of(algorithm, 4, **settings)
+    lanes = lanes_of(algorithm, 4, **settings, layout=layout)
     sound, broken = train(lanes, 60, 15), train(lanes, 60, 15)
     others = torch.arange(4) != 2
     with torch.no_grad():

@@ -12,6 +12,7 @@ from fastanf import kernels
 from fastanf.block import TrainingBlock
 from fastanf.nets import StackedMLP
 from fastanf.replay import Batch
+from fastanf.sparse.layers import CsrLinear
 from tests.helpers import lane_of_batch, make_block, make_lane, to_float64_
 from tests.oracle.plain_sac import PlainLane, PlainSAC
 from tests.oracle.plain_sparse import PlainFeatures, PlainLayer, PlainNetwork, PlainRandom
@@ -36,6 +37,8 @@ TD3_LANES = [
     ("TowS-TD3", 4, {"global_sparsity": 0.6, "topology_period": 7, "noise_std": 2.0}),
 ]
 LANES = {"sac": SAC_LANES, "td3": TD3_LANES}
+# DS keeps moments where no connection is, which only masked layers can.
+CSR_LANES = (0, 1, 3)
 
 
 @pytest.fixture
@@ -45,9 +48,10 @@ def reference_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def block_of(
-    algorithm: str, which: tuple[int, ...] = (0, 1, 2, 3), **settings: Any
+    algorithm: str, which: tuple[int, ...] = (0, 1, 2, 3), layout: str = "masked", **settings: Any
 ) -> TrainingBlock:
     """The chosen lanes of LANES, with 150 random steps in their replay."""
+    settings["layout"] = layout
     chosen = [LANES[algorithm][index] for index in which]
     lanes = [make_lane(policy, seed, **{**settings, **own}) for policy, seed, own in chosen]
     return make_block(lanes, 150)
@@ -57,9 +61,11 @@ def plain_network(network: StackedMLP, row: int, dtype: torch.dtype) -> PlainNet
     """Row g of a stacked network as an ordinary one."""
     layers = []
     for layer in network.layers:
-        weight, bias = (t[row].detach().to(dtype, copy=True) for t in (layer.weight, layer.bias))
+        weight = layer.to_dense()[row].to(dtype)
+        bias = layer.bias[row].detach().to(dtype, copy=True)
+        masks = layer.connection_mask()
         active = torch.ones_like(weight, dtype=torch.bool)
-        mask = active if layer.mask is None else layer.mask[row].clone()
+        mask = active if masks is None else masks[row].clone()
         layers.append(PlainLayer(weight.requires_grad_(), bias.requires_grad_(), mask))
     return PlainNetwork(layers)
 
@@ -94,10 +100,11 @@ def named_pairs(
             for index, (stacked, layer) in enumerate(
                 zip(network.layers, getattr(plain, name).layers, strict=True)
             ):
-                pairs.append((f"{name}.{index}.weight", stacked.weight[row], layer.weight))
+                pairs.append((f"{name}.{index}.weight", stacked.to_dense()[row], layer.weight))
                 pairs.append((f"{name}.{index}.bias", stacked.bias[row], layer.bias))
-                if stacked.mask is not None and "target" not in name:
-                    pairs.append((f"{name}.{index}.mask", stacked.mask[row], layer.mask))
+                masks = stacked.connection_mask()
+                if masks is not None and "target" not in name:
+                    pairs.append((f"{name}.{index}.mask", masks[row], layer.mask))
     for kind, own in (("actor", ["actor"]), ("critic", ["q1", "q2"])):
         optimizer = getattr(block.algorithm, f"{kind}_optimizer")
         for copy, name in enumerate(own):
@@ -107,7 +114,8 @@ def named_pairs(
                 for moment in ("exp_avg", "exp_avg_sq"):
                     stacked = getattr(optimizer, moment)
                     if moment in state.get(parameter, {}):
-                        pair = stacked[index][row], state[parameter][moment]
+                        dense = optimizer.parameters[index].to_dense(stacked[index])
+                        pair = dense[row], state[parameter][moment]
                         pairs.append((f"{name}.{index}.{moment}", *pair))
     if isinstance(plain, PlainSAC):
         temperature = torch.tensor(plain.alpha, dtype=torch.float64)
@@ -146,20 +154,24 @@ def train_both(
         learner.update_()
 
 
+def actor_masks(block: TrainingBlock) -> Tensor:
+    """[L, O, I] connections of the actors' first layer."""
+    masks = block.algorithm.actor_mlp.layers[0].connection_mask()
+    assert masks is not None
+    return masks
+
+
 @pytest.mark.usefixtures("reference_kernels")
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
 def test_lanes_follow_the_plain_lane(algorithm: str) -> None:
     block = block_of(algorithm)
     to_float64_(block)
     oracles = plain_lanes(block)
-    first_masks = block.algorithm.actor_mlp.layers[0].mask
-    assert first_masks is not None
-    first_masks = first_masks.clone()
+    first_masks = actor_masks(block).clone()
     train_both(block, oracles, 100)
     assert_follows(block, oracles, FLOAT64_TOLERANCE)
     # The agreement covers topologies that changed, and one that must not.
-    masks = block.algorithm.actor_mlp.layers[0].mask
-    assert masks is not None
+    masks = actor_masks(block)
     has_changed = (masks != first_masks).flatten(1).any(1).tolist()
     assert has_changed == [lane.sparsity.topology == "set" for lane in block.lanes]
 
@@ -191,10 +203,32 @@ def test_lanes_follow_the_plain_lane_with_other_settings(
     assert_follows(block, oracles, FLOAT64_TOLERANCE)
 
 
+@pytest.mark.usefixtures("reference_kernels")
+@pytest.mark.parametrize("optimizer", ["MaskAdam", "SGD"])
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
-def test_wide_lanes_follow_the_plain_lane_in_float32(algorithm: str) -> None:
+def test_lanes_that_store_active_connections_only_follow_the_plain_lane(
+    algorithm: str, optimizer: str
+) -> None:
+    block = block_of(algorithm, CSR_LANES, "csr", optimizer=optimizer)
+    to_float64_(block)
+    assert isinstance(block.algorithm.actor_mlp.layers[0], CsrLinear)
+    oracles = plain_lanes(block)
+    first_masks = actor_masks(block).clone()
+    train_both(block, oracles, 30)
+    assert_follows(block, oracles, FLOAT64_TOLERANCE)
+    has_changed = (actor_masks(block) != first_masks).flatten(1).any(1).tolist()
+    assert has_changed == [lane.sparsity.topology == "set" for lane in block.lanes]
+
+
+@pytest.mark.parametrize(("layout", "which"), [("masked", (0, 2)), ("csr", (0, 3))])
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_wide_lanes_follow_the_plain_lane_in_float32(
+    algorithm: str, layout: str, which: tuple[int, ...]
+) -> None:
     wide = {"env": "Cheetah-v0", "noise_fraction": 0.9, "hidden": (256, 256), "batch_size": 100}
-    block = block_of(algorithm, which=(0, 2), **wide)
+    block = block_of(algorithm, which, layout, **wide)
+    is_csr = isinstance(block.algorithm.actor_mlp.layers[0], CsrLinear)
+    assert is_csr == (layout == "csr")
     oracles = plain_lanes(block)
     train_both(block, oracles, 12)
     assert_follows(block, oracles, FLOAT32_TOLERANCE, max_swapped=1)

@@ -1,11 +1,20 @@
 """What a study is going to train, and whether it fits, before it starts."""
 
+import ctypes
+
 import pytest
 
+from fastanf import kernels
 from fastanf.grouping import make_blocks
 from fastanf.memory import MIB, block_memory
 from fastanf.plan import Plan, make_plan
 from fastanf.presets import expand
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layouts are those of a machine with compiled kernels; nothing here computes with them."""
+    monkeypatch.setattr(kernels, "NATIVE", ctypes.CDLL(None))
 
 
 def test_the_largest_block_decides() -> None:
@@ -45,15 +54,49 @@ def test_the_text_groups_like_lanes() -> None:
     ).lanes
     text = make_plan(make_blocks(lanes), "cpu", ["a note"]).text()
     lines = text.splitlines()
-    assert lines[0] == "plan: 16 lanes in 2 blocks"
+    assert lines[0] == "plan: 16 lanes in 3 blocks"
     assert sum(line.startswith("  ANF-SAC ") for line in lines) == 1
     assert any(line.split()[:4] == ["ANF-SAC", "8", "2-5", "actor"] for line in lines)
-    assert "170x256 0.2 " in text
+    assert "170x256 0.2 csr  256x256 1  256x12 1  " in text
     assert "77,836/112,652" in text
     assert "170 features (17 real, 153 noise)" in text
     assert "variants: drop_fraction=0.1; drop_fraction=0.2" in text
     assert lines[-1] == "note: a note"
-    assert len(lines) < 25
+    assert len(lines) < 30
+
+
+def test_the_text_says_why_sparse_layers_are_stored_as_they_are() -> None:
+    lanes = expand(["ANF-SAC", "SAC", "TowS-SAC"], overrides={"noise_fraction": 0.9}).lanes
+    anf, dense, tows = make_plan(make_blocks(lanes), "cpu").text().split("\n\n")[1:4]
+    reason = (
+        "  layout: csr below a density of 0.6, where it was measured to be faster "
+        "(profiling/README.md)"
+    )
+    for sparse in (anf, tows):
+        assert sparse.splitlines().count(reason) == 1
+    assert "layout" not in dense and "csr" not in dense
+    assert (anf.count(" csr  "), tows.count(" csr  ")) == (2, 4)  # actor and critics
+
+
+def test_lanes_of_one_masked_block_may_have_different_reasons() -> None:
+    values = {"noise_fraction": 0.9, "batch_size": 100, "input_layer_sparsity": 0.3}
+    lanes = expand(["SAC", "ANF-SAC", "DS-SAC", "Static-SAC"], overrides=values).lanes
+    lines = make_plan(make_blocks(lanes), "cpu").text().splitlines()
+    assert lines[0] == "plan: 4 lanes in 1 block"
+    (layout,) = [line for line in lines if line.startswith("  layout: ")]
+    first, second = layout.removeprefix("  layout: ").split("; ")
+    assert first.startswith("csr below a density of 0.6")
+    assert second.startswith("masked, because of optimizer Adam")
+
+
+def test_the_text_groups_sparse_lanes_by_density_within_a_ragged_block() -> None:
+    lanes = expand(["ANF-SAC"], {"input_layer_sparsity": [0.8, 0.9]}, 3).lanes
+    lines = make_plan(make_blocks(lanes), "cpu").text().splitlines()
+    assert lines[0] == "plan: 6 lanes in 1 block"
+    rows = [line for line in lines if line.startswith("  ANF-SAC ")]
+    assert [row.split()[1:3] for row in rows] == [["3", "0-2"]] * 2
+    first = [row.split("17x256 ")[1].split("  ")[0] for row in rows]
+    assert first == ["0.1999 csr", "0.09995 csr"]
 
 
 def test_a_raised_global_level_is_told() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import tests.probe_envs as probes
 from fastanf.block import TrainingBlock
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.presets import lane_config
 from fastanf.rng import Stream
 from tests.helpers import CPU
@@ -62,24 +63,24 @@ def learn(algorithm: str, task: str, num_updates: int, **settings: Any) -> Train
     return block
 
 
-def shown(block: TrainingBlock, obs: float) -> Tensor:
-    """[L, F + A, rows] the networks' input where the real feature is `obs`, amid fresh noise."""
+def shown(block: TrainingBlock, obs: float) -> LayerInput:
+    """[L, F, rows] the networks' input where the real feature is `obs`, amid fresh noise."""
     L = len(block.lanes)
     rows = torch.arange(NUM_ROWS).expand(L, -1)
     observed = torch.full((L, NUM_ROWS, 1), obs)
-    return block.features.draw(observed, rows, Stream.EVAL_FEATURES, extra_rows=1)
+    return block.features.draw(observed, rows, Stream.EVAL_FEATURES)
 
 
 def action(block: TrainingBlock, obs: float) -> Tensor:
     """[L] the deterministic action, averaged over the noise."""
-    return block.algorithm.act(shown(block, obs)[:, :-1])[..., 0].mean(1)
+    return block.algorithm.act(shown(block, obs))[..., 0].mean(1)
 
 
 @torch.no_grad()
 def value(block: TrainingBlock, obs: float) -> Tensor:
     """[L] Q of the deterministic action, averaged over critics and noise."""
     x = shown(block, obs)
-    best = block.algorithm.act(x[:, :-1]).transpose(1, 2)
+    best = block.algorithm.act(x).transpose(1, 2)
     return block.algorithm.critic.value(x, best).mean((1, 2))
 
 

@@ -17,6 +17,7 @@ from fastanf.presets import expand, lane_config
 from fastanf.records import RunFolder
 from fastanf.rows import read_lanes
 from fastanf.settings import RunConfig
+from fastanf.sparse.layers import CsrLinear, MaskedLinear
 from tests import fake_env
 from tests.fake_env import SPEC
 
@@ -33,12 +34,14 @@ def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_env.register(monkeypatch)
 
 
-def trained_block(base: str = "SAC", num_steps: int = 12) -> TrainingBlock:
-    """A dense lane, a sparse and a static one after some steps."""
-    lanes = [
-        lane_config(f"{kind}{base}", OVERRIDES).replace(seed=seed)
-        for kind, seed in (("", 1), ("ANF-", 2), ("Static-", 2))
-    ]
+def trained_block(base: str = "SAC", num_steps: int = 12, layout: str = "masked") -> TrainingBlock:
+    """A dense lane, a sparse and a static one after some steps; the dense one last with csr, where
+    the first lane says how layers are stored.
+    """
+    kinds = [("", 1), ("ANF-", 2), ("Static-", 2)]
+    kinds = kinds if layout == "masked" else [*kinds[1:], kinds[0]]
+    overrides = {**OVERRIDES, "layout": layout}
+    lanes = [lane_config(f"{kind}{base}", overrides).replace(seed=seed) for kind, seed in kinds]
     block = TrainingBlock(lanes, torch.device("cpu"))
     for _ in range(10):
         block.collector.random_step_()
@@ -125,8 +128,13 @@ def test_training_rows_hold_losses_and_the_finished_episodes(base: str) -> None:
     assert all(math.isnan(row.episode_return) for row in again)
 
 
-def test_topology_rows_count_connections_of_sparse_lanes() -> None:
-    block = trained_block()
+@pytest.mark.parametrize(("layout", "sparse_lanes"), [("masked", (8, 9)), ("csr", (7, 8))])
+def test_topology_rows_count_connections_of_sparse_lanes(
+    layout: str, sparse_lanes: tuple[int, int]
+) -> None:
+    block = trained_block(layout=layout)
+    stored = block.algorithm.actor_mlp.layers[0]
+    assert isinstance(stored, CsrLinear if layout == "csr" else MaskedLinear)
     F, A = block.features.num_features, SPEC.num_actions
     assert block.features.source is not None  # the real features have moved by now
     real = block.features.real_columns()
@@ -135,20 +143,17 @@ def test_topology_rows_count_connections_of_sparse_lanes() -> None:
         for row in recording.topology_rows(block, LANES, step=12, updates=11)
     }
     networks = ("actor", "critic1", "critic2")
-    assert rows.keys() == {(lane, network, 0) for lane in (8, 9) for network in networks}
+    assert rows.keys() == {(lane, network, 0) for lane in sparse_lanes for network in networks}
     for (lane, network, _), row in rows.items():
         index = LANES.index(lane)
-        if network == "actor":
-            mask = block.algorithm.actor_mlp.layers[0].mask
-            assert mask is not None
-            own = mask[index]
-        else:
-            mask = block.algorithm.critic.mlp.layers[0].mask
-            assert mask is not None
-            own = mask[2 * index + int(network[-1]) - 1]
+        is_actor = network == "actor"
+        mlp = block.algorithm.actor_mlp if is_actor else block.algorithm.critic.mlp
+        mask = mlp.layers[0].connection_mask()
+        assert mask is not None
+        own = mask[index if is_actor else 2 * index + int(network[-1]) - 1]
         features = own[:, :F]
         assert row.active == int(own.sum())
-        assert row.density == pytest.approx(row.active / (33 * (F + A * (network != "actor"))))
+        assert row.density == pytest.approx(row.active / (33 * (F + A * (not is_actor))))
         assert row.real_connections == int(features[:, real[index]].sum())
         assert row.noise_connections == int(features[:, ~real[index]].sum())
         total = row.real_connections + row.noise_connections

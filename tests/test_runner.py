@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import envs
 from envs import registry
-from fastanf import checkpoint, runner
+from fastanf import checkpoint, kernels, runner
 from fastanf.__main__ import main
 from fastanf.block import TrainingBlock
 from fastanf.cli import parse_command_line
@@ -33,7 +33,9 @@ OPTIONS = {
     "hidden": "8x5", "batch_size": 4, "noise_fraction": 0.7, "topology_period": 3,
     "max_timesteps": MAX_STEPS, "start_timesteps": START_STEPS, "eval_freq": EVAL_FREQ,
     "eval_episodes": 3, "tensorboard": "false", "device": "cpu",
+    "layout": "masked",  # so that a sparse and a dense lane are one block
 }  # fmt: skip
+CSR_OPTIONS = {"layout": "csr", "policy": "ANF-SAC TowS-SAC", "global_sparsity": 0.5}
 BOTH = f"{fake_env.ROWS_ENV_ID} {fake_env.WHOLE_ENV_ID}"
 
 
@@ -124,6 +126,24 @@ def test_a_run_leaves_a_whole_folder(
     assert "learning_curve.png" in output and "ANF-SAC" in output
 
 
+def test_sparse_and_dense_lanes_of_compiled_kernels_train_one_block_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the layout is given: the lanes keep their numbers, and both blocks are resumed."""
+    path = tmp_path / "run"
+    options = {"layout": "auto"} if kernels.NATIVE is not None else {"layout": "csr"}
+    with monkeypatch.context() as patch:
+        stop = call_number(MAX_STEPS + 10, raising(runner.Interrupted), Learner.update_)
+        patch.setattr(Learner, "update_", stop)
+        assert train(path, **options) == 130
+    assert main(["resume", str(path)]) == 0
+    lanes = rows_of(path, "lanes.csv")
+    assert [(row["policy"], row["block"]) for row in lanes] == [("SAC", "0"), ("ANF-SAC", "1")]
+    for lane in range(2):
+        assert steps_of(path, lane) == EVAL_STEPS == steps_of(path, lane, "train.csv")
+    assert {row["lane"] for row in rows_of(path, "topology.csv")} == {"1"}
+
+
 @pytest.mark.parametrize("E", [1, 2, 4])
 def test_evaluations_come_at_their_steps(tmp_path: Path, E: int) -> None:
     path = tmp_path / "run"
@@ -180,20 +200,23 @@ INTERRUPTIONS = {
 }
 
 
-@pytest.mark.parametrize("moment", INTERRUPTIONS)
+@pytest.mark.parametrize(
+    ("moment", "layout"), [*((moment, "masked") for moment in INTERRUPTIONS), ("middle", "csr")]
+)
 def test_an_interrupted_run_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
+    layout: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = tmp_path / "run"
+    path, options = tmp_path / "run", CSR_OPTIONS if layout == "csr" else {}
     owner, name, number, num_evaluations = INTERRUPTIONS[moment]
     with monkeypatch.context() as patch:
         patch.setattr(
             owner, name, call_number(number, raising(runner.Interrupted), getattr(owner, name))
         )
-        assert train(path, permute_period=5) == runner.EXIT_INTERRUPTED == 130
+        assert train(path, permute_period=5, **options) == runner.EXIT_INTERRUPTED == 130
     assert status_of(path) == "interrupted"
     assert f"resume {path}" in capsys.readouterr().out
     before = without_time(path)

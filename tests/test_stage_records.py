@@ -31,12 +31,15 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_records, "measure_peaks", lambda *_: Peaks(100.0, 10.0, 50.0, 1000))
 
 
-@pytest.mark.parametrize("policy", ["SAC ANF-SAC", "ANF-TD3"])
+@pytest.mark.parametrize(
+    ("policy", "layout"), [("SAC ANF-SAC", "masked"), ("ANF-SAC", "csr"), ("ANF-TD3", "auto")]
+)
 def test_a_profiled_run_records_the_stages_with_every_evaluation(
-    tmp_path: Path, policy: str
+    tmp_path: Path, policy: str, layout: str
 ) -> None:
     path = tmp_path / "run"
-    assert train(path, profile="true", policy=policy, tensorboard="true") == 0
+    flags = {"policy": policy, "layout": layout}
+    assert train(path, profile="true", tensorboard="true", **flags) == 0
     rows = read_profile(path)
     assert sorted({row.step for row in rows}) == EVAL_STEPS
     for step, part in itertools.product(EVAL_STEPS, ("update", "step")):
@@ -65,6 +68,21 @@ def test_a_profiled_run_records_the_stages_with_every_evaluation(
         assert first["act"].mean_ms > 0
         delayed = [row.per_step for row in rows if row.stage == "actor forward"]
         assert all(0.3 < share < 0.7 for share in delayed)  # every second update
+
+
+def test_blocks_of_different_layouts_have_tables_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert train(path, profile="true", policy="SAC ANF-SAC", layout="csr") == 0
+    lanes_of = {"SAC": set(), "ANF-SAC": set()}
+    for row in rows_of(path, "lanes.csv"):
+        lanes_of[row["policy"]].add(int(row["lane"]))
+    rows = read_profile(path)
+    assert {row.lane for row in rows} == {min(lanes) for lanes in lanes_of.values()}
+    for lane, step in itertools.product({row.lane for row in rows}, EVAL_STEPS):
+        table = [r for r in rows if (r.lane, r.step, r.part) == (lane, step, "update")]
+        assert sum(row.share for row in table) == pytest.approx(1)
+        # A dense update does useful work only, as does a csr one.
+        assert all(row.done_gflop_s == row.useful_gflop_s for row in table)
 
 
 def test_an_unprofiled_run_has_no_stages(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastanf import features
 from fastanf.instrument import Recorder, Recording, Stage, stage
+from fastanf.nets import TwinCritic
 from fastanf.peaks import Peaks
 from fastanf.sparse.mask_adam import StackedOptimizer
 from fastanf.stage_table import (
@@ -91,7 +91,7 @@ def test_the_verdict_names_what_most_of_the_time_is_limited_by(
 
 def test_the_verdict_says_where_to_begin_and_what_it_brings() -> None:
     text = verdict(table_of(TARGET=5.0, CRITIC_OPTIMIZER=2.5, SAMPLE=0.5, OTHER=2.0))
-    assert "reaches 80% of the peak, and 25% of the operations are on active connections" in text
+    assert "reaches 80% of the peak, and 25% of the operations are useful." in text
     assert "Begin with target (50%, 5.000 ms; its useful work takes 1.000 ms" in text
     assert "at most 1.67 times faster" in text
 
@@ -152,19 +152,19 @@ def test_times_are_per_update_and_per_training_step() -> None:
 
 @pytest.mark.parametrize(
     ("slow", "expected"),
-    [("step_", Stage.CRITIC_OPTIMIZER), ("sample", Stage.SAMPLE), ("noise_", Stage.NOISE)],
+    [("step_", Stage.CRITIC_OPTIMIZER), ("sample", Stage.SAMPLE), ("value", Stage.TARGET)],
 )
 def test_a_slowed_stage_is_found(
     monkeypatch: pytest.MonkeyPatch, slow: str, expected: Stage
 ) -> None:
     block = make_block([make_lane("ANF-SAC", seed) for seed in (0, 1)], 20)
     clock = CountingClock()
-    owner: Any = {"step_": StackedOptimizer, "sample": block.replay, "noise_": features}[slow]
+    owner: Any = {"step_": StackedOptimizer, "sample": block.replay, "value": TwinCritic}[slow]
     original = getattr(owner, slow)
 
     def slowed(*args: Any, **kwargs: Any) -> Any:
-        is_actor = args and args[0] is block.algorithm.actor_optimizer
-        clock.time += 10 if is_actor else 1_000_000
+        is_other = args and args[0] in (block.algorithm.actor_optimizer, block.algorithm.critic)
+        clock.time += 10 if is_other else 1_000_000
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, slow, slowed)

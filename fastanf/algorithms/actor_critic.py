@@ -22,6 +22,7 @@ from torch import Tensor
 from fastanf.activations import Activation
 from fastanf.features import FeatureView, NoisyFeatures
 from fastanf.instrument import Stage, stage
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.nets import NUM_CRITICS, ActionRange, StackedMLP, TwinCritic, build_mlp
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng
@@ -53,6 +54,9 @@ class AlgorithmSettings:
     """Active connections per layer and lane."""
     critic_active: Sequence[Sequence[int]]
     """The same for each of the two critics."""
+    actor_layouts: Sequence[str]
+    """How each layer's connections are stored, "masked" or "csr"."""
+    critic_layouts: Sequence[str]
     topology: TopologySettings
     """How connections change."""
     learning_rate: Tensor
@@ -122,11 +126,11 @@ class ActorCritic(ABC):
         critic_sizes = (F + A, *settings.hidden, 1)
         self.actor_mlp = build_mlp(
             rng, ACTOR, actor_sizes, settings.actor_active, 1, settings.activation,
-            self.initialisation,
+            self.initialisation, settings.actor_layouts,
         )  # fmt: skip
         critic_mlp = build_mlp(
             rng, CRITIC, critic_sizes, settings.critic_active, NUM_CRITICS, settings.activation,
-            self.initialisation,
+            self.initialisation, settings.critic_layouts,
         )  # fmt: skip
         self.critic = TwinCritic(critic_mlp)
         self.target_critic = self.critic.target_copy()
@@ -137,8 +141,9 @@ class ActorCritic(ABC):
             self._topology(ACTOR, self.actor_mlp, self.target_actor_mlp, self.actor_optimizer),
             self._topology(CRITIC, critic_mlp, self.target_critic.mlp, self.critic_optimizer),
         )
-        unknown = torch.full_like(settings.tau, float("nan"))
-        self.losses = Losses(unknown, unknown, unknown, unknown, unknown)
+        # What the figures of the last update are made of, where a record asks for them.
+        self._critic_seen: tuple[Tensor, Tensor] | None = None  # q, q - y
+        self._actor_seen: tuple[Tensor, ...] | None = None
 
     def _optimizer(self, network: StackedMLP, target: StackedMLP | None) -> StackedOptimizer:
         s = self.settings
@@ -176,10 +181,10 @@ class ActorCritic(ABC):
             envs_per_lane: E of the replay, to read an observation's time from its id.
         """
         call = CALLS_PER_UPDATE * update
-        A, features = self.num_actions, self.features
-        view = features.view(batch.obs, batch.obs_id, call, A, envs_per_lane)
+        features = self.features
+        view = features.view(batch.obs, batch.obs_id, call, envs_per_lane)
         next_view = features.view(
-            batch.next_obs, batch.next_obs_id, call + CALLS_PER_UPDATE // 2, A, envs_per_lane
+            batch.next_obs, batch.next_obs_id, call + CALLS_PER_UPDATE // 2, envs_per_lane
         )
         tau = self._tau_now(update)
         self._update_critic_(batch, view, next_view, update, tau)
@@ -217,15 +222,16 @@ class ActorCritic(ABC):
         with stage(Stage.TARGET), torch.no_grad():
             target = self._target(batch, next_view, update)  # [L, B]
         with stage(Stage.CRITIC_FORWARD):
-            q = self.critic.value(view.draw(self.num_actions), batch.action.transpose(1, 2))
-            loss = (q - target.unsqueeze(1)).square().mean(-1)  # [L, C]
+            q = self.critic.value(view.draw(), batch.action.transpose(1, 2))  # [L, C, B]
+            error = q.detach() - target.unsqueeze(1)
         with stage(Stage.CRITIC_BACKWARD):
-            grads = torch.autograd.grad(loss.sum(), self.critic_optimizer.tensors())
+            # The gradient of mean((q - y)^2) with respect to q.
+            grads = torch.autograd.grad(
+                q, self.critic_optimizer.tensors(), error * (2 / error.shape[2])
+            )
         with stage(Stage.CRITIC_OPTIMIZER):
             self.critic_optimizer.step_(grads, tau)
-        self.losses = self.losses._replace(
-            critic=loss.detach().sum(1), value=q.detach().mean((1, 2))
-        )
+        self._critic_seen = q.detach(), error
 
     @abstractmethod
     def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
@@ -235,12 +241,25 @@ class ActorCritic(ABC):
     def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
         """One step of the actor, and of its target by tau."""
 
+    @property
+    def losses(self) -> Losses:
+        """Figures of the last update, NaN before the first."""
+        losses = Losses(*[torch.full_like(self.settings.tau, float("nan"))] * len(Losses._fields))
+        if self._critic_seen is not None:
+            q, error = self._critic_seen
+            losses = losses._replace(critic=error.square().mean(-1).sum(1), value=q.mean((1, 2)))
+        return losses if self._actor_seen is None else losses._replace(**self._actor_losses())
+
     @abstractmethod
-    def explore(self, x: Tensor, step: int) -> Tensor:
+    def _actor_losses(self) -> dict[str, Tensor]:
+        """Those figures, each [L], that come from the actor's last update."""
+
+    @abstractmethod
+    def explore(self, x: LayerInput, step: int) -> Tensor:
         """Actions [L, B, A] for training on features x [L, F, B] at environment step `step`."""
 
     @abstractmethod
-    def act(self, x: Tensor) -> Tensor:
+    def act(self, x: LayerInput) -> Tensor:
         """Deterministic actions [L, B, A] on features x [L, F, B]."""
 
     def _trim_targets_(self, tau: Tensor) -> None:
@@ -250,10 +269,9 @@ class ActorCritic(ABC):
             pairs.append((self.actor_mlp, self.target_actor_mlp))
         for network, target in pairs:
             for layer, target_layer in zip(network.layers, target.layers, strict=True):
-                if layer.mask is not None:
-                    copies = layer.weight.shape[0] // moved.shape[0]
-                    rows = moved.repeat_interleave(copies)
-                    trim_to_(target_layer.weight, layer.weight, rows)
+                if layer.is_sparse:
+                    rows = moved.repeat_interleave(layer.shape[0] // moved.shape[0])
+                    trim_to_(target_layer.trained, layer.trained, rows)
 
     def networks(self) -> dict[str, StackedMLP]:
         """Every network by its name in a checkpoint."""
@@ -267,32 +285,45 @@ class ActorCritic(ABC):
         return networks
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, masks, moments and counters by name."""
+        """Weights, masks, moments and counters by name, in a form that all layouts share."""
         state = {}
         for name, network in self.networks().items():
-            for parameter, tensor, mask in network.parameters():
-                state[f"{name}.{parameter}"] = tensor.detach()
-                if mask is not None and not name.startswith("target"):
-                    state[f"{name}.{parameter}.mask"] = mask
-        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
+            for parameter in network.parameters():
+                state[f"{name}.{parameter.name}"] = parameter.to_dense(parameter.tensor.detach())
+                layer = parameter.layer
+                if layer is not None and layer.is_sparse and not name.startswith("target"):
+                    state[f"{name}.{parameter.name}.mask"] = layer.connection_mask()
+        for name, optimizer in self._optimizers().items():
             state |= {f"{name}.optimizer.{k}": v for k, v in optimizer.state_dict().items()}
         return state
 
     @torch.no_grad()
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned, tensor by tensor into this algorithm's memory.
+        """Restore what `state_dict` returned, into this algorithm's memory.
 
         Raises:
-            ValueError: a tensor is missing or has another shape.
+            ValueError: a tensor is missing or has another shape, or a layer another number of
+                connections.
         """
-        own = self.state_dict()
-        for name, tensor in own.items():
+        for name, tensor in self.state_dict().items():
             if name not in state or state[name].shape != tensor.shape:
                 found = tuple(state[name].shape) if name in state else "none"
                 raise ValueError(
                     f"checkpoint tensor {name} has shape {found}; this run expects "
                     f"{tuple(tensor.shape)}"
                 )
-            tensor.copy_(state[name])
-        for name, optimizer in (("actor", self.actor_optimizer), ("critic", self.critic_optimizer)):
-            optimizer.num_steps = int(state[f"{name}.optimizer.num_steps"])
+        for name, network in self.networks().items():
+            for parameter in network.parameters():
+                key, layer = f"{name}.{parameter.name}", parameter.layer
+                # A target shares its network's connections, and comes later.
+                if layer is not None and f"{key}.mask" in state:
+                    layer.set_connections_(state[f"{key}.mask"])
+                parameter.tensor.copy_(parameter.from_dense(state[key]))
+        for name, optimizer in self._optimizers().items():
+            prefix = f"{name}.optimizer."
+            optimizer.load_state_dict_(
+                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            )
+
+    def _optimizers(self) -> dict[str, StackedOptimizer]:
+        return {"actor": self.actor_optimizer, "critic": self.critic_optimizer}

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
 from fastanf.features import FeatureView, NoisyFeatures
 from fastanf.instrument import Stage, stage
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.kernels.mask_adam import mask_adam_
 from fastanf.nets import GaussianActor
 from fastanf.replay import Batch
@@ -76,7 +77,7 @@ class SAC(ActorCritic):
     def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
         B = batch.reward.shape[1]
         next_action, log_density = self.actor.sample(next_view.draw(), self._normal(B, 2 * update))
-        q_next = self.target_critic.value(next_view.draw(self.num_actions), next_action)
+        q_next = self.target_critic.value(next_view.draw(), next_action)
         return soft_target(
             q_next, log_density, batch.reward, batch.not_terminated, self.settings.discount,
             self.temperature,
@@ -88,20 +89,27 @@ class SAC(ActorCritic):
         """
         with stage(Stage.ACTOR_FORWARD):
             x = view.draw()
-            action, log_density = self.actor.sample(x, self._normal(x.shape[2], 2 * update + 1))
+            B = x.num_columns
+            action, log_density = self.actor.sample(x, self._normal(B, 2 * update + 1))
             q = self.critic.frozen_value(view.draw(), action).amin(1)  # [L, B]
             temperature = self.temperature
-            loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)  # [L]
         with stage(Stage.ACTOR_BACKWARD):
-            grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
+            # The gradients of the mean with respect to log pi and q.
+            slopes = (temperature.unsqueeze(1) / B).expand_as(q), torch.full_like(q, -1 / B)
+            grads = torch.autograd.grad((log_density, q), self.actor_optimizer.tensors(), slopes)
         with stage(Stage.ACTOR_OPTIMIZER):
             self.actor_optimizer.step_(grads, tau)
-            entropy = -log_density.detach().mean(-1)
             if self._tunes_any:
+                entropy = -log_density.detach().mean(-1)
                 self._update_temperature_(entropy, self.actor_optimizer.num_steps)
-        self.losses = self.losses._replace(
-            actor=loss.detach(), entropy=entropy, temperature=temperature
-        )
+        self._actor_seen = log_density.detach(), q.detach(), temperature
+
+    def _actor_losses(self) -> dict[str, Tensor]:
+        assert self._actor_seen is not None
+        log_density, q, temperature = self._actor_seen
+        loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)
+        entropy = -log_density.mean(-1)
+        return {"actor": loss, "entropy": entropy, "temperature": temperature}
 
     @torch.no_grad()
     def _update_temperature_(self, entropy: Tensor, num_steps: int) -> None:
@@ -118,13 +126,13 @@ class SAC(ActorCritic):
         )
 
     @torch.no_grad()
-    def explore(self, x: Tensor, step: int) -> Tensor:
+    def explore(self, x: LayerInput, step: int) -> Tensor:
         """Actions [L, B, A] drawn from the policy."""
-        normal = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.shape[2]))
+        normal = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.num_columns))
         return self.actor.sample(x, normal)[0].transpose(1, 2)
 
     @torch.no_grad()
-    def act(self, x: Tensor) -> Tensor:
+    def act(self, x: LayerInput) -> Tensor:
         """The mean action [L, B, A]."""
         return self.actor.deterministic(x).transpose(1, 2)
 
@@ -134,3 +142,14 @@ class SAC(ActorCritic):
             "log_temperature": self.log_temperature,
             "log_temperature.moments": self._temperature_moments,
         }
+
+    @torch.no_grad()
+    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape.
+        """
+        super().load_state_dict_(state)
+        self.log_temperature.copy_(state["log_temperature"])
+        self._temperature_moments.copy_(state["log_temperature.moments"])

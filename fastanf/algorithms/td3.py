@@ -12,6 +12,7 @@ from torch import Tensor
 from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
 from fastanf.features import FeatureView, NoisyFeatures
 from fastanf.instrument import Stage, stage
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.nets import TanhActor
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng, Stream
@@ -58,7 +59,7 @@ class TD3(ActorCritic):
         noise = (noise * s.target_noise[:, None, None]).clamp(-clip, clip)
         next_action = self.target_actor.deterministic(next_view.draw())
         next_action = self._clip(next_action + noise * self.action_range.scale)
-        q_next = self.target_critic.value(next_view.draw(self.num_actions), next_action)
+        q_next = self.target_critic.value(next_view.draw(), next_action)
         return td3_target(q_next, batch.reward, batch.not_terminated, s.discount)
 
     def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
@@ -66,21 +67,26 @@ class TD3(ActorCritic):
         with stage(Stage.ACTOR_FORWARD):
             action = self.actor.deterministic(view.draw())
             q = self.critic.frozen_value(view.draw(), action, num_critics=1)[:, 0]  # [L, B]
-            loss = -q.mean(-1)
         with stage(Stage.ACTOR_BACKWARD):
-            grads = torch.autograd.grad(loss.sum(), self.actor_optimizer.tensors())
+            slope = torch.full_like(q, -1 / q.shape[1])  # of -mean(q)
+            grads = torch.autograd.grad(q, self.actor_optimizer.tensors(), slope)
         with stage(Stage.ACTOR_OPTIMIZER):
             self.actor_optimizer.step_(grads, tau)
-        self.losses = self.losses._replace(actor=loss.detach())
+        self._actor_seen = (q.detach(),)
+
+    def _actor_losses(self) -> dict[str, Tensor]:
+        assert self._actor_seen is not None
+        (q,) = self._actor_seen
+        return {"actor": -q.mean(-1)}
 
     @torch.no_grad()
-    def explore(self, x: Tensor, step: int) -> Tensor:
+    def explore(self, x: LayerInput, step: int) -> Tensor:
         """Actions [L, B, A] of the policy with Gaussian noise, clipped to the range."""
-        noise = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.shape[2]))
+        noise = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.num_columns))
         noise = noise * self.settings.exploration_noise[:, None, None] * self.action_range.scale
         return self._clip(self.actor.deterministic(x) + noise).transpose(1, 2)
 
     @torch.no_grad()
-    def act(self, x: Tensor) -> Tensor:
+    def act(self, x: LayerInput) -> Tensor:
         """The policy's action [L, B, A]."""
         return self.actor.deterministic(x).transpose(1, 2)

@@ -19,12 +19,16 @@ arXiv 2302.06548 (MaskAdam).
 
 from __future__ import annotations
 
+import ctypes
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastanf import kernels
+from fastanf.kernels.native import AdamArgs, AdamTensor
 from fastanf.kernels.philox import is_native
 
 
@@ -146,10 +150,9 @@ def mask_adam_(
             beta1, beta2, eps, target, tau,
         )  # fmt: skip
     step_size = lr / (1 - beta1**step)
-    return _call_adam(
-        weight, grad, exp_avg, exp_avg_sq, step_size, weight_decay, mask, mask_moments, target, tau,
-        (beta1, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**step), eps),
-    )  # fmt: skip
+    tensor = TrainedTensor(weight, exp_avg, exp_avg_sq, mask, target)
+    constants = adam_constants(step, beta1, beta2, eps)
+    return _call_adam(tensor, grad, step_size, weight_decay, mask_moments, tau, constants)
 
 
 def mask_sgd_(
@@ -168,10 +171,8 @@ def mask_sgd_(
     _check(weight, [grad], [lr, weight_decay], mask, target, tau)
     if not (is_native(weight) and weight.dtype == torch.float32):
         return mask_sgd_ref_(weight, grad, lr, weight_decay, mask, target, tau)
-    constants = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    return _call_adam(
-        weight, grad, None, None, lr, weight_decay, mask, None, target, tau, constants
-    )
+    tensor = TrainedTensor(weight, None, None, mask, target)
+    return _call_adam(tensor, grad, lr, weight_decay, None, tau, SGD_CONSTANTS)
 
 
 def polyak_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None = None) -> None:
@@ -205,35 +206,105 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+class FusedStep:
+    """A step of several tensors in one pass over memory, by the compiled kernels.
+
+    The tensors' places in memory are read once: they must stay where they are.
+
+    Args:
+        tensors: each with its exp_avg and exp_avg_sq (None for plain gradient descent), its mask
+            and its target, or None; [L, ...] float32 contiguous on the CPU.
+    """
+
+    def __init__(self, tensors: Sequence[TrainedTensor]):
+        self._tensors = list(tensors)
+        self._lanes = tensors[0].weight.shape[0]
+        self._changed = [
+            held for t in tensors for held in (t.weight, t.exp_avg, t.exp_avg_sq, t.target)
+            if held is not None
+        ]  # fmt: skip
+        self._args = (AdamTensor * len(tensors))(
+            *(
+                AdamTensor(
+                    t.weight.data_ptr(), None, _pointer(t.exp_avg), _pointer(t.exp_avg_sq),
+                    _pointer(t.mask), _pointer(t.target), t.weight.numel() // self._lanes,
+                )
+                for t in tensors
+            )
+        )  # fmt: skip
+
+    def run_(
+        self,
+        grads: Sequence[Tensor],
+        step_size: Tensor,
+        weight_decay: Tensor,
+        mask_moments: Tensor | None,
+        tau: Tensor | None,
+        constants: Sequence[float],
+    ) -> None:
+        """One step.
+
+        Args:
+            grads: like the tensors, contiguous.
+            step_size: [L] learning rate, corrected for the start of the first moment.
+            weight_decay: [L].
+            mask_moments: [L] bool, or None for all lanes.
+            tau: [L], or None where no tensor has a target.
+            constants: beta1, 1 - beta1, beta2, 1 - beta2, the root of the second moment's
+                correction, eps.
+        """
+        assert kernels.NATIVE is not None
+        # Held in variables so that the copies, where contiguous() makes any, outlive the call.
+        step_size, weight_decay = step_size.contiguous(), weight_decay.contiguous()
+        mask_moments = None if mask_moments is None else mask_moments.contiguous()
+        tau = None if tau is None else tau.contiguous()
+        for args, grad in zip(self._args, grads, strict=True):
+            args.grad = grad.data_ptr()
+        kernels.NATIVE.fastanf_adam(
+            ctypes.byref(
+                AdamArgs(
+                    ctypes.addressof(self._args), len(self._args), self._lanes,
+                    step_size.data_ptr(), weight_decay.data_ptr(), _pointer(mask_moments),
+                    _pointer(tau), *constants, torch.get_num_threads(),
+                )
+            )
+        )  # fmt: skip
+        torch.autograd.graph.increment_version(self._changed)
+
+
+class TrainedTensor(NamedTuple):
+    """What a step of one tensor reads and changes, all like the weight."""
+
+    weight: Tensor
+    """[L, ...]."""
+    exp_avg: Tensor | None
+    exp_avg_sq: Tensor | None
+    mask: Tensor | None
+    target: Tensor | None
+
+
+def adam_constants(
+    step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> tuple[float, ...]:
+    """What `FusedStep.run_` wants to know about step number `step` of Adam."""
+    return beta1, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**step), eps
+
+
+SGD_CONSTANTS = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""The same of plain gradient descent."""
+
+
 def _call_adam(
-    weight: Tensor,
+    tensor: TrainedTensor,
     grad: Tensor,
-    exp_avg: Tensor | None,
-    exp_avg_sq: Tensor | None,
     step_size: Tensor,
     weight_decay: Tensor,
-    mask: Tensor | None,
     mask_moments: Tensor | None,
-    target: Tensor | None,
     tau: Tensor | None,
     constants: tuple[float, ...],
 ) -> None:
-    assert kernels.NATIVE is not None
-    if weight.numel() == 0:
-        return
-    # Held in variables so that the copies, where contiguous() makes any, outlive the call.
-    step_size, weight_decay = step_size.contiguous(), weight_decay.contiguous()
-    mask_moments = None if mask_moments is None else mask_moments.contiguous()
-    tau = None if tau is None else tau.contiguous()
-    L = weight.shape[0]
-    kernels.NATIVE.fastanf_adam(
-        weight.data_ptr(), grad.data_ptr(), _pointer(exp_avg), _pointer(exp_avg_sq),
-        step_size.data_ptr(), weight_decay.data_ptr(), _pointer(mask), _pointer(mask_moments),
-        _pointer(target), _pointer(tau), L, weight.numel() // L, *constants,
-        torch.get_num_threads(),
-    )  # fmt: skip
-    changed = [t for t in (weight, exp_avg, exp_avg_sq, target) if t is not None]
-    torch.autograd.graph.increment_version(changed)
+    if tensor.weight.numel():
+        FusedStep([tensor]).run_([grad], step_size, weight_decay, mask_moments, tau, constants)
 
 
 def _check(

@@ -14,10 +14,17 @@ import torch
 from torch import Tensor
 
 from fastanf.instrument import Stage, stage
-from fastanf.rng import LaneRng, Stream
-from fastanf.sparse.layers import LAYERS_PER_NETWORK, MaskedLinear
+from fastanf.kernels.csr_evolve import EvolutionKeys, can_evolve_in_place, csr_evolve_
+from fastanf.rng import LaneRng, Stream, stream_word
+from fastanf.sparse.layers import LAYERS_PER_NETWORK, CsrLinear, StackedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
-from fastanf.sparse.topology import TOPOLOGIES, due_lanes, evolve_, new_weight_values
+from fastanf.sparse.topology import (
+    TOPOLOGIES,
+    due_lanes,
+    evolve_,
+    new_weight_bound,
+    new_weight_values,
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,8 @@ class TopologyEvolution:
         self,
         settings: TopologySettings,
         network: int,
-        layers: Sequence[MaskedLinear],
-        targets: Sequence[MaskedLinear],
+        layers: Sequence[StackedLinear],
+        targets: Sequence[StackedLinear],
         optimizer: StackedOptimizer,
         rng: LaneRng,
     ):
@@ -52,15 +59,15 @@ class TopologyEvolution:
         self.layers = [
             (index, layer, targets[index] if targets else None)
             for index, layer in enumerate(layers)
-            if layer.mask is not None
+            if layer.is_sparse
         ]
         num_lanes = len(settings.topology)
-        self.num_copies = layers[0].weight.shape[0] // num_lanes
+        self.num_copies = layers[0].shape[0] // num_lanes
         self._num_drop = [self._drop_counts(layer) for _, layer, _ in self.layers]
         self._evolves = any(sum(counts) > 0 for counts in self._num_drop)
 
-    def _drop_counts(self, layer: MaskedLinear) -> list[int]:
-        C, num_connections = self.num_copies, layer.weight[0].numel()
+    def _drop_counts(self, layer: StackedLinear) -> list[int]:
+        C, num_connections = self.num_copies, layer.shape[1] * layer.shape[2]
         counts = []
         for row, active in enumerate(layer.active().tolist()):
             topology = TOPOLOGIES[self.settings.topology[row // C]]
@@ -92,43 +99,71 @@ class TopologyEvolution:
     def _evolve_layer_(
         self,
         index: int,
-        layer: MaskedLinear,
-        target: MaskedLinear | None,
+        layer: StackedLinear,
+        target: StackedLinear | None,
         num_drop: list[int],
         update: int,
     ) -> None:
-        G, num_outputs, num_inputs = layer.weight.shape
+        G, num_outputs, num_inputs = layer.shape
         shape = (self.num_copies, num_outputs * num_inputs)
         sub = LAYERS_PER_NETWORK * self.network + index
+        if isinstance(layer, CsrLinear) and can_evolve_in_place(layer.value):
+            csr_evolve_(
+                layer.value,
+                layer.at,
+                num_drop,
+                EvolutionKeys(
+                    self.rng.key,
+                    update,
+                    stream_word(Stream.TOPOLOGY_DROP, sub),
+                    stream_word(Stream.TOPOLOGY_GROW, sub),
+                    stream_word(Stream.TOPOLOGY_VALUE, sub),
+                ),
+                [
+                    new_weight_bound(method, num_inputs, num_outputs)
+                    for method in self.settings.new_weights
+                    for _ in range(self.num_copies)
+                ],
+                self.optimizer.moments_of(layer.value),
+                None if target is None else target.trained,
+            )
+            return
 
         def keys(stream: Stream) -> Tensor:
             return self.rng.bits(stream, update, shape, sub=sub).reshape(G, -1)
 
-        assert layer.mask is not None
+        mask, weight = layer.connection_mask(), layer.trained.detach()
+        assert mask is not None
+        moments = self.optimizer.moments_of(layer.trained)
+        tensors = [weight, *moments, *([] if target is None else [target.trained])]
+        dense = [layer.spread(tensor) for tensor in tensors]
         evolve_(
-            layer.weight.detach().view(G, -1),
-            layer.mask.view(G, -1),
+            dense[0].view(G, -1),
+            mask.view(G, -1),
             num_drop,
             keys(Stream.TOPOLOGY_DROP),
             keys(Stream.TOPOLOGY_GROW),
             self._new_values(layer, shape, update, sub),
-            [moment.view(G, -1) for moment in self.optimizer.moments_of(layer.weight)],
+            [moment.view(G, -1) for moment in dense[1 : 1 + len(moments)]],
             self.optimizer.mask_moments.repeat_interleave(self.num_copies),
         )
         if target is not None:
-            target.weight.mul_(layer.mask)
+            dense[-1].mul_(mask)
+        layer.set_connections_(mask)
+        for tensor, moved in zip(tensors, dense, strict=True):
+            tensor.copy_(layer.collect(moved))
 
     def _new_values(
-        self, layer: MaskedLinear, shape: tuple[int, int], update: int, sub: int
+        self, layer: StackedLinear, shape: tuple[int, int], update: int, sub: int
     ) -> Tensor | None:
         methods = self.settings.new_weights
         if all(method == "zero" for method in methods):
             return None
-        L, (_, num_outputs, num_inputs) = len(methods), layer.weight.shape
+        L, (_, num_outputs, num_inputs) = len(methods), layer.shape
         uniforms = self.rng.uniform(Stream.TOPOLOGY_VALUE, update, shape, sub=sub)
         values = torch.zeros_like(uniforms)  # [L, C, n]
         for lane in range(L):
             drawn = new_weight_values(methods[lane], uniforms[lane], num_inputs, num_outputs)
             if drawn is not None:
                 values[lane] = drawn
-        return values.reshape(layer.weight.shape[0], -1)
+        return values.reshape(layer.shape[0], -1)

@@ -1,128 +1,283 @@
-"""One sparse linear layer of all lanes, in the masked layout.
+"""One sparse linear layer of all lanes, in one of two layouts.
+
+    masked   weights [G, O, I] that are exactly zero where no connection is. The optimizer keeps
+             them there, so that products need no mask. Dense layers are masked ones without a mask.
+    csr      values [G, K] of the active connections and where they are (kernels/csr.py). Less
+             arithmetic and less memory, where few connections are active.
 
 Axes: G = L lanes, or L * C lanes x critics, lane-major; O outputs, I inputs, B batch. Activations
 are FEATURE-MAJOR, [G, I, B]: a weight matrix multiplies from the left, so that twin critics share
-one product with their common input, noise is drawn in rows of features, and a layout that stores
-only active connections can vectorise over the batch.
+one input, noise is drawn in rows of features, and a layout that stores only active connections has
+the batch along its vectors.
 
-The interface that every layout offers: `forward`, `forward_split`, `frozen`, `active` and
-`to_dense`. The masked layout keeps weights [G, O, I] that are exactly zero where the mask is, so
-the forward product needs no mask at all; the optimizer keeps them there (kernels/mask_adam.py).
+Both layouts add up an output in the order of its inputs, and both kernels in the same chain of
+operations: forward, they give the same bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Up to this many rows MKL may take another route for a single product than for a batch of them,
-# with other rounding.
-_SMALL_SIDE = 16
+from fastanf.kernels.csr import Connections, csr_input_grad, csr_linear, csr_weight_grad
+from fastanf.kernels.layer_input import LayerInput
+from fastanf.kernels.linear import linear, linear_input_grad, linear_weight_grad
+
+MASKED, CSR = "masked", "csr"
 # Random streams number the layers of all networks with this stride.
 LAYERS_PER_NETWORK = 1000
+_ALL = slice(None)
 
 
 class Parameter(NamedTuple):
     """One trained tensor of a network."""
 
     name: str
-    tensor: Tensor  # [G, ...]
-    mask: Tensor | None  # like tensor, bool; None where every entry is trained
+    tensor: Tensor
+    """[G, ...]."""
+    layer: StackedLinear | None = None
+    """The layer whose connections it holds; None for biases and activations."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Like the tensor, bool; None where every entry is trained."""
+        return self.layer.mask if isinstance(self.layer, MaskedLinear) else None
+
+    def to_dense(self, tensor: Tensor) -> Tensor:
+        """What belongs to this parameter (a moment, a target), without regard of the layout."""
+        return tensor if self.layer is None else self.layer.spread(tensor)
+
+    def from_dense(self, dense: Tensor) -> Tensor:
+        """The opposite of `to_dense`."""
+        return dense if self.layer is None else self.layer.collect(dense)
 
 
-def stacked_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """bias + weight @ x for each stacked row.
+class StackedLinear(ABC):
+    """A stacked linear layer; its `trained` tensor and `bias` require gradients when it learns."""
 
-    A row's result has the same bits whether it is alone or among others, on one or two threads and
-    for B a multiple of 4. A lone small product is computed as a batch of two, because MKL 2024.2
-    rounds products of 5 to 7 and 9 to 11 rows differently in the two cases (tried: 1..512 rows, 17
-    to 256 inputs, B = 16..256). Other B put lanes at addresses of other alignment, and four threads
-    divide the 100 columns of one lone product: both round differently.
-
-    Args:
-        weight: [G, O, I].
-        bias: [G, O].
-        x: [G, I, B].
-
-    Returns:
-        [G, O, B].
-    """
-    if weight.shape[0] == 1 and weight.shape[1] <= _SMALL_SIDE:
-        twice = stacked_affine(weight.expand(2, -1, -1), bias.expand(2, -1), x.expand(2, -1, -1))
-        return twice[:1]
-    return torch.baddbmm(bias.unsqueeze(-1), weight, x)
-
-
-@dataclass(eq=False)
-class MaskedLinear:
-    """A stacked linear layer whose inactive weights are zero.
-
-    Args:
-        weight: [G, O, I], zero where the mask is; a leaf that requires a gradient when it is
-            trained.
-        bias: [G, O].
-        mask: [G, O, I] bool, or None when every row is dense.
-    """
-
-    weight: Tensor
+    trained: Tensor
+    """The connections' weights, in the order of the layout."""
     bias: Tensor
-    mask: Tensor | None = None
+    """[G, O]."""
+    shape: tuple[int, int, int]
+    """(G, O, I)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[G, I, B] -> [G, O, B]. With fewer input rows than G, each serves G / rows
-        consecutive copies (twin critics).
+    @abstractmethod
+    def forward(self, x: LayerInput, slope: float = 1.0) -> Tensor:
+        """[L, I, B] -> act(b + W x) [G, O, B]; with G = L * C, C copies share an input.
+
+        Args:
+            x: the input.
+            slope: of the activation below zero, in [0, 1]; 1 for none.
         """
-        return _shared_affine(self.weight, self.bias, x)
 
-    def forward_split(self, x: Tensor, action: Tensor) -> Tensor:
-        """The same on an input in two parts, features and action.
-
-        [., I - A, B], [., A, B] -> [G, O, B]. With frozen weights only the action's few columns
-        enter the backward pass.
+    @abstractmethod
+    def weight_grad(self, x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of `trained` and `bias` from that of the output before its activation,
+        [G, O, B].
         """
-        num_actions = action.shape[1]
-        hidden = _shared_affine(self.weight[..., :-num_actions], self.bias, x)
-        return hidden + _shared_matmul(self.weight[..., -num_actions:], action)
 
-    def frozen(self, copy: slice = slice(None), num_copies: int = 1) -> MaskedLinear:
+    @abstractmethod
+    def input_grad(
+        self,
+        grad: Tensor,
+        inputs: slice = _ALL,
+        activated: Tensor | None = None,
+        slope: float = 1.0,
+    ) -> Tensor:
+        """[G, O, B] -> [G, n, B] gradient of a range of inputs, taken on through the activation
+        that made them.
+        """
+
+    @abstractmethod
+    def frozen(self, copy: slice = _ALL, num_copies: int = 1) -> StackedLinear:
         """The layer without gradients of its own, on the same memory; `copy` picks among the C
         copies of a lane.
         """
 
-        def pick(tensor: Tensor) -> Tensor:
-            return tensor.detach().unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
+    @abstractmethod
+    def target_copy(self) -> StackedLinear:
+        """A copy of the weights, without gradients, on the same connections."""
 
-        mask = None if self.mask is None else pick(self.mask)
-        return MaskedLinear(pick(self.weight), pick(self.bias), mask)
+    @property
+    @abstractmethod
+    def is_sparse(self) -> bool:
+        """Whether connections may be missing."""
 
+    @abstractmethod
     def active(self) -> Tensor:
         """[G] number of active connections."""
-        if self.mask is None:
-            per_row = self.weight.shape[1] * self.weight.shape[2]
-            return torch.full((self.weight.shape[0],), per_row)
-        return self.mask.flatten(1).sum(1)
+
+    @abstractmethod
+    def connection_mask(self) -> Tensor | None:
+        """[G, O, I] bool; None for a dense layer."""
+
+    @abstractmethod
+    def set_connections_(self, mask: Tensor) -> None:
+        """Take over connections [G, O, I], as many as there are now; values are left to the
+        caller.
+
+        Raises:
+            ValueError: a matrix would have another number of connections.
+        """
+
+    @abstractmethod
+    def spread(self, tensor: Tensor) -> Tensor:
+        """A tensor like `trained` -> [G, O, I], zero where no connection is (a masked layer's
+        may hold other moments there).
+        """
+
+    @abstractmethod
+    def collect(self, dense: Tensor) -> Tensor:
+        """The opposite of `spread`."""
 
     def to_dense(self) -> Tensor:
         """[G, O, I] weights with zeros where inactive."""
-        return self.weight.detach().clone()
+        return self.spread(self.trained.detach()).clone()
 
 
-def _shared_affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    G, num_outputs, num_inputs = weight.shape
-    L, _, B = x.shape
-    joint = stacked_affine(weight.reshape(L, -1, num_inputs), bias.reshape(L, -1), x)
-    return joint.view(G, num_outputs, B)  # [L, C*O, B] -> [L*C, O, B]
+class MaskedLinear(StackedLinear):
+    """A layer whose inactive weights are zero.
+
+    Args:
+        weight: [G, O, I], zero where the mask is.
+        bias: [G, O].
+        mask: [G, O, I] bool, or None when every row is dense.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, mask: Tensor | None = None):
+        self.trained = self.weight = weight
+        self.bias, self.mask = bias, mask
+        self.shape = (weight.shape[0], weight.shape[1], weight.shape[2])
+
+    def forward(self, x: LayerInput, slope: float = 1.0) -> Tensor:
+        return linear(x, self.weight, self.bias, slope)
+
+    def weight_grad(self, x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return linear_weight_grad(x, grad)
+
+    def input_grad(
+        self,
+        grad: Tensor,
+        inputs: slice = _ALL,
+        activated: Tensor | None = None,
+        slope: float = 1.0,
+    ) -> Tensor:
+        return linear_input_grad(self.weight, grad, inputs, activated, slope)
+
+    def frozen(self, copy: slice = _ALL, num_copies: int = 1) -> MaskedLinear:
+        mask = None if self.mask is None else pick_copies(self.mask, copy, num_copies)
+        weight, bias = (pick_copies(t.detach(), copy, num_copies) for t in (self.weight, self.bias))
+        return MaskedLinear(weight, bias, mask)
+
+    def target_copy(self) -> MaskedLinear:
+        return MaskedLinear(self.weight.detach().clone(), self.bias.detach().clone(), self.mask)
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.mask is not None
+
+    def active(self) -> Tensor:
+        G, O, I = self.shape
+        return torch.full((G,), O * I) if self.mask is None else self.mask.flatten(1).sum(1)
+
+    def connection_mask(self) -> Tensor | None:
+        return self.mask
+
+    def set_connections_(self, mask: Tensor) -> None:
+        assert self.mask is not None
+        if not torch.equal(mask.flatten(1).sum(1), self.active()):
+            raise ValueError(_other_counts(self, mask))
+        self.mask.copy_(mask)
+
+    def spread(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def collect(self, dense: Tensor) -> Tensor:
+        return dense
 
 
-def _shared_matmul(weight: Tensor, x: Tensor) -> Tensor:
-    G, num_outputs, num_inputs = weight.shape
-    L, _, B = x.shape
-    joint = weight.reshape(L, -1, num_inputs)
-    if L == 1 and num_inputs <= _SMALL_SIDE:  # the gradient of x is the small product here
-        product = torch.bmm(joint.expand(2, -1, -1), x.expand(2, -1, -1))[:1]
-    else:
-        product = torch.bmm(joint, x)
-    return product.view(G, num_outputs, B)
+class CsrLinear(StackedLinear):
+    """A layer that stores its active connections only.
+
+    Args:
+        value: [G, K].
+        bias: [G, O].
+        at: where the connections are; a network and its target share it.
+    """
+
+    def __init__(self, value: Tensor, bias: Tensor, at: Connections):
+        self.trained = self.value = value
+        self.bias, self.at = bias, at
+        self.shape = (at.num_matrices, at.num_outputs, at.num_inputs)
+
+    @staticmethod
+    def of_dense(weight: Tensor, bias: Tensor, mask: Tensor) -> CsrLinear:
+        """The connections of a mask [G, O, I] with the weights that are there."""
+        at = Connections.of_mask(mask)
+        value = at.from_dense(weight)
+        at.changed()  # what was derived for this is not wanted again
+        return CsrLinear(value, bias, at)
+
+    def forward(self, x: LayerInput, slope: float = 1.0) -> Tensor:
+        return csr_linear(x, self.value, self.at, self.bias, slope)
+
+    def weight_grad(self, x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return csr_weight_grad(x, grad, self.at)
+
+    def input_grad(
+        self,
+        grad: Tensor,
+        inputs: slice = _ALL,
+        activated: Tensor | None = None,
+        slope: float = 1.0,
+    ) -> Tensor:
+        return csr_input_grad(self.value, self.at, grad, inputs, activated, slope)
+
+    def frozen(self, copy: slice = _ALL, num_copies: int = 1) -> CsrLinear:
+        value, bias = (pick_copies(t.detach(), copy, num_copies) for t in (self.value, self.bias))
+        return CsrLinear(value, bias, self.at.pick(copy, num_copies))
+
+    def target_copy(self) -> CsrLinear:
+        return CsrLinear(self.value.detach().clone(), self.bias.detach().clone(), self.at)
+
+    @property
+    def is_sparse(self) -> bool:
+        return True
+
+    def active(self) -> Tensor:
+        return self.at.counts
+
+    def connection_mask(self) -> Tensor:
+        return self.at.mask()
+
+    def set_connections_(self, mask: Tensor) -> None:
+        counts = mask.flatten(1).sum(1)
+        if not torch.equal(counts, self.active()):
+            raise ValueError(_other_counts(self, mask))
+        self.at.move_to_(Connections.of_mask(mask, self.at.num_stored))
+
+    def spread(self, tensor: Tensor) -> Tensor:
+        return self.at.to_dense(tensor)
+
+    def collect(self, dense: Tensor) -> Tensor:
+        return self.at.from_dense(dense)
+
+
+def pick_copies(tensor: Tensor, copy: slice, num_copies: int) -> Tensor:
+    """[L * C, ...] -> [L * n, ...]: some of the C copies of every lane, on the same memory."""
+    if copy.indices(num_copies) == (0, num_copies, 1):
+        return tensor
+    return tensor.unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
+
+
+def _other_counts(layer: StackedLinear, mask: Tensor) -> str:
+    found = mask.flatten(1).sum(1)
+    g = int((found != layer.active()).nonzero()[0])
+    return (
+        f"matrix {g} of a layer {layer.shape[1]} x {layer.shape[2]} has "
+        f"{int(layer.active()[g])} connections and cannot take over {int(found[g])}"
+    )

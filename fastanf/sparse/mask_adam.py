@@ -14,7 +14,16 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fastanf.kernels.mask_adam import mask_adam_, mask_sgd_, polyak_
+from fastanf.kernels.linear import is_native
+from fastanf.kernels.mask_adam import (
+    SGD_CONSTANTS,
+    FusedStep,
+    TrainedTensor,
+    adam_constants,
+    mask_adam_,
+    mask_sgd_,
+    polyak_,
+)
 from fastanf.sparse.layers import Parameter
 
 
@@ -48,6 +57,7 @@ class StackedOptimizer:
         self.use_sgd = use_sgd
         self.masks_targets = masks_targets
         self.num_steps = 0
+        self._fused: dict[bool, FusedStep] = {}
         self.exp_avg: list[Tensor] = []
         self.exp_avg_sq: list[Tensor] = []
         if not use_sgd:
@@ -62,39 +72,60 @@ class StackedOptimizer:
     def step_(self, grads: Sequence[Tensor], tau: Tensor | None = None) -> None:
         """One step; with tau [L] the targets then move by tau towards the new weights."""
         self.num_steps += 1
-        L = self.learning_rate.shape[0]
-        for i, (parameter, grad) in enumerate(zip(self.parameters, grads, strict=True)):
-            weight, grad = _per_lane(L, parameter.tensor, grad.contiguous())
-            mask = _mask_per_lane(L, parameter.mask)
-            follow = None
-            if self.targets and tau is not None and self.masks_targets:
-                follow = self.targets[i].tensor.view(L, -1)
-            if self.use_sgd:
-                mask_sgd_(
-                    weight,
-                    grad,
-                    self.learning_rate,
-                    self.weight_decay,
-                    mask,
-                    target=follow,
-                    tau=None if follow is None else tau,
-                )
-                continue
-            mask_adam_(
-                weight,
-                grad,
-                self.exp_avg[i].view(L, -1),
-                self.exp_avg_sq[i].view(L, -1),
-                self.num_steps,
-                self.learning_rate,
-                self.weight_decay,
-                mask,
-                self.mask_moments,
-                target=follow,
-                tau=None if follow is None else tau,
-            )
+        follows = bool(self.targets) and tau is not None and self.masks_targets
+        grads = [grad.contiguous() for grad in grads]
+        if all(is_native(parameter.tensor) for parameter in self.parameters):
+            self._fused_step_(grads, tau if follows else None)
+        else:
+            for tensor, grad in zip(self._trained(follows), grads, strict=True):
+                self._plain_step_(tensor, grad, tau if follows else None)
         if tau is not None and not self.masks_targets:
             self.follow_(tau)
+
+    def _fused_step_(self, grads: Sequence[Tensor], tau: Tensor | None) -> None:
+        follows = tau is not None
+        if follows not in self._fused:
+            self._fused[follows] = FusedStep(self._trained(follows))
+        if self.use_sgd:
+            step_size, constants = self.learning_rate, SGD_CONSTANTS
+        else:
+            constants = adam_constants(self.num_steps)
+            step_size = self.learning_rate / (1 - constants[0] ** self.num_steps)
+        self._fused[follows].run_(
+            grads, step_size, self.weight_decay, self.mask_moments, tau, constants
+        )
+
+    def _plain_step_(self, tensor: TrainedTensor, grad: Tensor, tau: Tensor | None) -> None:
+        grad = grad.view_as(tensor.weight)
+        if tensor.exp_avg is None or tensor.exp_avg_sq is None:
+            return mask_sgd_(
+                tensor.weight, grad, self.learning_rate, self.weight_decay, tensor.mask,
+                target=tensor.target, tau=tau,
+            )  # fmt: skip
+        return mask_adam_(
+            tensor.weight, grad, tensor.exp_avg, tensor.exp_avg_sq, self.num_steps,
+            self.learning_rate, self.weight_decay, tensor.mask, self.mask_moments,
+            target=tensor.target, tau=tau,
+        )  # fmt: skip
+
+    def _trained(self, follows: bool) -> list[TrainedTensor]:
+        """The parameters with what belongs to them, each seen as [L, n]."""
+        L = self.learning_rate.shape[0]
+
+        def of(tensors: Sequence[Tensor], index: int) -> Tensor | None:
+            return tensors[index].view(L, -1) if tensors else None
+
+        targets = [target.tensor for target in self.targets] if follows else []
+        return [
+            TrainedTensor(
+                parameter.tensor.detach().view(L, -1),
+                of(self.exp_avg, index),
+                of(self.exp_avg_sq, index),
+                _mask_per_lane(L, parameter.mask),
+                of(targets, index),
+            )
+            for index, parameter in enumerate(self.parameters)
+        ]
 
     @torch.no_grad()
     def follow_(self, tau: Tensor) -> None:
@@ -102,17 +133,29 @@ class StackedOptimizer:
         L = tau.shape[0]
         if not self.targets:
             return
-        for (_, target, _), (_, online, mask) in zip(self.targets, self.parameters, strict=True):
-            mask = _mask_per_lane(L, mask) if self.masks_targets else None
-            polyak_(*_per_lane(L, target, online.detach()), tau, mask=mask)
+        for target, online in zip(self.targets, self.parameters, strict=True):
+            mask = _mask_per_lane(L, online.mask) if self.masks_targets else None
+            polyak_(*_per_lane(L, target.tensor, online.tensor.detach()), tau, mask=mask)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments by the names of their parameters, and the number of steps."""
+        """Moments by the names of their parameters, in a form that all layouts share, and the
+        number of steps.
+        """
         state = {"num_steps": torch.tensor(self.num_steps)}
-        for kind, moments in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+        for kind, moments in self._moments():
             for parameter, moment in zip(self.parameters, moments, strict=False):
-                state[f"{parameter.name}.{kind}"] = moment
+                state[f"{parameter.name}.{kind}"] = parameter.to_dense(moment)
         return state
+
+    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; the parameters' connections are in place already."""
+        self.num_steps = int(state["num_steps"])
+        for kind, moments in self._moments():
+            for parameter, moment in zip(self.parameters, moments, strict=False):
+                moment.copy_(parameter.from_dense(state[f"{parameter.name}.{kind}"]))
+
+    def _moments(self) -> tuple[tuple[str, list[Tensor]], ...]:
+        return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)
 
     def moments_of(self, tensor: Tensor) -> list[Tensor]:
         """Both moments of a trained tensor, or none (SGD)."""

@@ -210,21 +210,16 @@ def evolve_(
     return Evolution(dropped, grown)
 
 
-def new_weight_values(method: str, uniforms: Tensor, fan_in: int, fan_out: int) -> Tensor | None:
-    """Candidate weights for connections that grow, one draw each.
+def new_weight_bound(method: str, fan_in: int, fan_out: int) -> float:
+    """Weights of connections that grow are uniform within plus and minus this.
 
-    `xavier` is uniform within +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010, eq. 16).
-    `unif` is uniform within +-1 / sqrt(fan_in), the start of torch.nn.Linear. Fans are those of the
-    dense layer.
+    `xavier` is sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010, eq. 16), `unif` is
+    1 / sqrt(fan_in), the start of torch.nn.Linear, `zero` is 0. Fans are those of the dense layer.
 
     Args:
         method: one of NEW_WEIGHTS.
-        uniforms: [M, n] in (0, 1).
         fan_in: inputs of the layer.
         fan_out: outputs of the layer.
-
-    Returns:
-        [M, n], or None for `zero`.
 
     Raises:
         ValueError: another method.
@@ -234,9 +229,25 @@ def new_weight_values(method: str, uniforms: Tensor, fan_in: int, fan_out: int) 
             f"init_new_weights_method={method!r} is not one of {', '.join(NEW_WEIGHTS)}"
         )
     if method == "zero":
-        return None
-    bound = math.sqrt(6 / (fan_in + fan_out)) if method == "xavier" else 1 / math.sqrt(fan_in)
-    return (2 * uniforms - 1) * bound
+        return 0.0
+    return math.sqrt(6 / (fan_in + fan_out)) if method == "xavier" else 1 / math.sqrt(fan_in)
+
+
+def new_weight_values(method: str, uniforms: Tensor, fan_in: int, fan_out: int) -> Tensor | None:
+    """Candidate weights for connections that grow, one draw each; see `new_weight_bound`.
+
+    Args:
+        method, fan_in, fan_out: as `new_weight_bound`.
+        uniforms: [M, n] in (0, 1).
+
+    Returns:
+        [M, n], or None for `zero`.
+
+    Raises:
+        ValueError: another method.
+    """
+    bound = new_weight_bound(method, fan_in, fan_out)
+    return None if bound == 0 else (2 * uniforms - 1) * bound
 
 
 def _magnitude_bits(weight: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.distributions import (
 )
 
 from fastanf.algorithms.sac import SAC, soft_target
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.nets import LOG_STD_RANGE, ActionRange, GaussianActor
 from tests.helpers import CPU, make_block, make_lane
 
@@ -27,7 +28,7 @@ class FixedHeads:
     def __init__(self, heads: Tensor):
         self.heads = heads
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: LayerInput) -> Tensor:
         return self.heads
 
 
@@ -56,7 +57,7 @@ def test_log_density_is_that_of_the_squashed_gaussian() -> None:
     normal = torch.randn(L, A, B, generator=generator, dtype=torch.float64)
     low, high = [-1.0, -0.4, -2.0, 0.0], [1.0, 0.4, 1.0, 5.0]
     actor = actor_of(torch.cat([mean, log_std], 1), low, high)
-    action, log_density = actor.sample(mean, normal)
+    action, log_density = actor.sample(LayerInput(mean), normal)
 
     scale, offset = (limit.squeeze(1) for limit in actor.action_range)
     squash = [TanhTransform(cache_size=1), AffineTransform(offset, scale, cache_size=1)]
@@ -69,7 +70,9 @@ def test_log_density_is_that_of_the_squashed_gaussian() -> None:
 
 def test_log_density_is_finite_where_the_action_is_at_its_limit() -> None:
     heads = torch.tensor([[[40.0], [-5.0]]])  # mean, log_std
-    action, log_density = actor_of(heads, [-0.4], [0.4]).sample(heads, torch.ones(1, 1, 1))
+    action, log_density = actor_of(heads, [-0.4], [0.4]).sample(
+        LayerInput(heads), torch.ones(1, 1, 1)
+    )
     assert action.item() == pytest.approx(0.4)
     u = 40 + math.exp(-5)
     normal = -0.5 + 5 - 0.5 * math.log(2 * math.pi)
@@ -80,7 +83,7 @@ def test_log_density_is_finite_where_the_action_is_at_its_limit() -> None:
 def test_log_std_is_clamped() -> None:
     heads = torch.tensor([[[0.0], [9.0]], [[0.0], [-99.0]]])
     noise = torch.full((2, 1, 1), 0.5)
-    action, _ = actor_of(heads, [-1.0], [1.0]).sample(heads, noise)
+    action, _ = actor_of(heads, [-1.0], [1.0]).sample(LayerInput(heads), noise)
     expected = [math.tanh(0.5 * math.exp(limit)) for limit in LOG_STD_RANGE[::-1]]
     torch.testing.assert_close(action.flatten(), torch.tensor(expected))
 
@@ -91,13 +94,14 @@ def test_gradient_of_the_log_density_matches_finite_differences() -> None:
     normal = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
 
     def sample(heads: Tensor) -> tuple[Tensor, Tensor]:
-        return actor_of(heads, [-0.4, -1.0], [0.4, 2.0]).sample(heads, normal)
+        return actor_of(heads, [-0.4, -1.0], [0.4, 2.0]).sample(LayerInput(heads), normal)
 
     assert torch.autograd.gradcheck(sample, (heads,))
 
 
-def sac_block(num_updates: int = 0, **settings: Any) -> Any:
-    block = make_block([make_lane("SAC", 1, **settings), make_lane("ANF-SAC", 2, **settings)], 60)
+def sac_block(num_updates: int = 0, first: str = "SAC", **settings: Any) -> Any:
+    """Two lanes; where both are sparse, layers may store active connections only."""
+    block = make_block([make_lane(first, 1, **settings), make_lane("ANF-SAC", 2, **settings)], 60)
     for _ in range(num_updates):
         block.learner.update_()
     return block
@@ -105,7 +109,8 @@ def sac_block(num_updates: int = 0, **settings: Any) -> Any:
 
 def test_humanoid_actions_stay_within_their_limit_and_reach_for_it() -> None:
     block = sac_block(env="Humanoid-v0")
-    x = 30 * torch.randn(2, block.features.num_features, 64, generator=torch.Generator())
+    generator = torch.Generator()
+    x = LayerInput(30 * torch.randn(2, block.features.num_features, 64, generator=generator))
     for action in (block.algorithm.act(x), block.algorithm.explore(x, 5)):
         assert action.shape == (2, 64, 17)
         assert action.abs().max() <= 0.4
@@ -114,7 +119,8 @@ def test_humanoid_actions_stay_within_their_limit_and_reach_for_it() -> None:
 
 def test_exploration_is_random_by_step_and_acting_is_not() -> None:
     block = sac_block()
-    x = torch.randn(2, block.features.num_features, 16, generator=torch.Generator())
+    generator = torch.Generator()
+    x = LayerInput(torch.randn(2, block.features.num_features, 16, generator=generator))
     explore, act = block.algorithm.explore, block.algorithm.act
     assert torch.equal(explore(x, 5), explore(x, 5))
     assert not torch.equal(explore(x, 5), explore(x, 6))
@@ -157,8 +163,8 @@ def test_losses_before_the_first_step_by_hand() -> None:
     batch = block.replay.sample(block.rng, 1, 16)
     with torch.no_grad():
         x = torch.cat([batch.obs, batch.action], 2).transpose(1, 2)
-        q = algorithm.critic.mlp.forward(x).view(2, 2, 16)
-        next_view = block.features.view(batch.next_obs, batch.next_obs_id, 12, 2)
+        q = algorithm.critic.mlp.forward(LayerInput(x)).view(2, 2, 16)
+        next_view = block.features.view(batch.next_obs, batch.next_obs_id, 12)
         target = algorithm._target(batch, next_view, 1)
     expected = sum((q[:, c] - target).square().mean(1) for c in (0, 1))
     value = (q[:, 0].mean(1) + q[:, 1].mean(1)) / 2
@@ -176,8 +182,8 @@ def test_actor_steps_once_per_policy_delay(policy_delay: int, num_steps: int) ->
 
 def test_targets_copy_the_critics_at_their_period() -> None:
     block = sac_block(tau=1.0, target_period=3)
-    weights = block.algorithm.critic.mlp.layers[1].weight
-    targets = block.algorithm.target_critic.mlp.layers[1].weight
+    weights = block.algorithm.critic.mlp.layers[1].trained
+    targets = block.algorithm.target_critic.mlp.layers[1].trained
     start = targets.clone()
     for update in range(1, 7):
         block.learner.update_()
@@ -185,8 +191,11 @@ def test_targets_copy_the_critics_at_their_period() -> None:
         assert torch.equal(targets, start) == (update < 3)
 
 
-def test_rows_of_nan_in_one_lane_leave_the_other_lanes_losses() -> None:
-    block, sound = sac_block(), sac_block()
+@pytest.mark.parametrize(
+    ("first", "layout"), [("SAC", "masked"), ("ANF-SAC", "masked"), ("ANF-SAC", "csr")]
+)
+def test_rows_of_nan_in_one_lane_leave_the_other_lanes_losses(first: str, layout: str) -> None:
+    block, sound = (sac_block(first=first, layout=layout) for _ in range(2))
     for name in ("obs", "reward", "action"):
         getattr(block.replay, name)[0] = float("nan")
     for each in (block, sound):

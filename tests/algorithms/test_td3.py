@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastanf.algorithms.td3 import TD3, td3_target
+from fastanf.kernels.layer_input import LayerInput
 from fastanf.rng import Stream
 from tests.helpers import make_block, make_lane
 
@@ -45,16 +46,16 @@ def seen_target_action(block: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Ten
     assert isinstance(algorithm, TD3)
     original = algorithm.target_critic.value
 
-    def value(x: Tensor, action: Tensor) -> Tensor:
+    def value(x: LayerInput, action: Tensor) -> Tensor:
         seen.append(action.clone())
         return original(x, action)
 
     monkeypatch.setattr(algorithm.target_critic, "value", value)
     batch = block.replay.sample(block.rng, 1, 16)
     with torch.no_grad():
-        view = block.features.view(batch.next_obs, batch.next_obs_id, 12, algorithm.num_actions)
+        view = block.features.view(batch.next_obs, batch.next_obs_id, 12)
         algorithm._target(batch, view, 1)
-        again = block.features.view(batch.next_obs, batch.next_obs_id, 12, algorithm.num_actions)
+        again = block.features.view(batch.next_obs, batch.next_obs_id, 12)
         plain = algorithm.target_actor.deterministic(again.draw())
     return seen[0], plain
 
@@ -82,7 +83,8 @@ def test_without_target_noise_the_target_action_is_the_target_actors(
 
 def test_humanoid_actions_stay_within_their_limit() -> None:
     block = td3_block(env="Humanoid-v0", exploration_noise=3.0)
-    x = 30 * torch.randn(2, block.features.num_features, 64, generator=torch.Generator())
+    generator = torch.Generator()
+    x = LayerInput(30 * torch.randn(2, block.features.num_features, 64, generator=generator))
     for action in (block.algorithm.act(x), block.algorithm.explore(x, 5)):
         assert action.shape == (2, 64, 17)
         assert action.abs().max() <= torch.tensor(0.4)
@@ -91,7 +93,7 @@ def test_humanoid_actions_stay_within_their_limit() -> None:
 
 def test_exploration_adds_gaussian_noise_in_units_of_the_limit() -> None:
     block = td3_block(env="Humanoid-v0", exploration_noise=0.1)
-    x = torch.zeros(2, block.features.num_features, 2000)
+    x = LayerInput(torch.zeros(2, block.features.num_features, 2000))
     difference = block.algorithm.explore(x, 3) - block.algorithm.act(x)
     # 2 x 2000 x 17 draws: the deviation's standard error is 0.3%; few are clipped near zero.
     assert difference.std().item() == pytest.approx(0.1 * 0.4, rel=0.02)
@@ -102,11 +104,11 @@ def test_actor_and_all_targets_move_every_second_update() -> None:
     block = td3_block()
     algorithm = block.algorithm
     watched = {
-        "actor": algorithm.actor_mlp.layers[1].weight,
-        "target_actor": algorithm.target_actor_mlp.layers[1].weight,
-        "target_critic": algorithm.target_critic.mlp.layers[1].weight,
+        "actor": algorithm.actor_mlp.layers[1].trained,
+        "target_actor": algorithm.target_actor_mlp.layers[1].trained,
+        "target_critic": algorithm.target_critic.mlp.layers[1].trained,
     }
-    critic = algorithm.critic.mlp.layers[1].weight
+    critic = algorithm.critic.mlp.layers[1].trained
     for update in range(1, 6):
         before = {name: tensor.detach().clone() for name, tensor in watched.items()}
         critic_before = critic.detach().clone()
@@ -122,9 +124,9 @@ def test_target_actor_follows_in_updates_without_an_actor_step() -> None:
     block = td3_block(2, policy_delay=2, target_period=1, tau=0.5)
     algorithm = block.algorithm
     actor, target = algorithm.actor_mlp.layers[2], algorithm.target_actor_mlp.layers[2]
-    expected = torch.lerp(target.weight, actor.weight.detach(), 0.5)
+    expected = torch.lerp(target.trained, actor.trained.detach(), 0.5)
     block.learner.update_()
-    torch.testing.assert_close(target.weight, expected)
+    torch.testing.assert_close(target.trained, expected)
 
 
 def test_actor_loss_is_minus_the_first_critics_value() -> None:
@@ -134,11 +136,11 @@ def test_actor_loss_is_minus_the_first_critics_value() -> None:
     actor_before = algorithm.actor_mlp.target_copy()
     block.learner.update_()
     with torch.no_grad():
-        action = torch.tanh(actor_before.forward(batch.obs.transpose(1, 2)))
+        action = torch.tanh(actor_before.forward(LayerInput(batch.obs.transpose(1, 2))))
         x = torch.cat([batch.obs.transpose(1, 2), action], 1)
         # The critic of after its own step, which comes before the actor's; its weights have not
         # moved since, except where connections changed at update 2.
-        q = algorithm.critic.mlp.forward(x).view(2, 2, 16)
+        q = algorithm.critic.mlp.forward(LayerInput(x)).view(2, 2, 16)
     torch.testing.assert_close(algorithm.losses.actor[0], -q[0, 0].mean())
 
 

@@ -126,6 +126,12 @@ def test_distribution_is_normal(sample: torch.Tensor):
     assert stats.kstest(sample.flatten().numpy(), "norm").pvalue > 0.01
 
 
+def test_distribution_is_normal_in_every_lane_and_feature(sample: torch.Tensor):
+    values = sample.flatten(0, 1).numpy()
+    # The smallest of 256 uniform p-values is below 4e-5 once in a hundred samples.
+    assert min(stats.kstest(row, "norm").pvalue for row in values) > 4e-5
+
+
 @pytest.mark.parametrize("axis", ["feature", "row", "lane"])
 def test_neighbours_are_uncorrelated(sample: torch.Tensor, axis: str):
     x = sample.double()
@@ -150,6 +156,56 @@ def test_all_pairs_of_features_are_uncorrelated(sample: torch.Tensor):
     off_diagonal = correlation[~torch.eye(64, dtype=torch.bool)]
     # 2016 pairs: the largest of that many normals stays below 5 standard errors.
     assert off_diagonal.abs().max() < 5 / x.shape[1] ** 0.5
+
+
+@pytest.mark.parametrize("distance", [2, 3, 4, 8, 16, 64, 256, 1024])
+def test_rows_at_a_distance_are_uncorrelated(sample: torch.Tensor, distance: int):
+    x = sample.double()
+    left, right = x[:, :, :-distance], x[:, :, distance:]
+    for one, other in ((left, right), (left**2 - 1, right**2 - 1)):
+        product = one * other
+        assert abs(product.mean()) < 4 * product.std() / product.numel() ** 0.5
+
+
+def test_all_pairs_of_lanes_and_calls_are_uncorrelated():
+    key, row = torch.arange(4), torch.arange(2500).repeat(4, 1)
+    # 24 sources: four neighbouring lanes, three streams, two groups of rows that follow.
+    calls = [(stream, shift) for stream in (0, 1, 2**32 - 1) for shift in (0, 2500)]
+    drawn = [
+        noise_(torch.empty(4, 16, 2500), key, row + shift, stream, torch.ones(4))
+        for stream, shift in calls
+    ]
+    x = torch.cat(drawn).flatten(1).double()
+    for values, variance in ((x, 1.0), (x**2 - 1, 2.0)):
+        correlation = values @ values.T / x.shape[1] / variance
+        off_diagonal = correlation[~torch.eye(24, dtype=torch.bool)]
+        # 276 pairs: the largest of that many normals stays below 4.5 standard errors.
+        assert off_diagonal.abs().max() < 4.5 / x.shape[1] ** 0.5
+
+
+def test_empirical_noise_has_the_moments_of_its_table_and_no_correlation():
+    edges = torch.linspace(0, 1, 257)
+    # Uniform with mean 0 and variance 1, then the square of a uniform number made so.
+    table = torch.stack([(edges - 0.5) * 12**0.5, (edges**2 - 1 / 3) / (4 / 45) ** 0.5])
+    x = noise_(
+        torch.empty(4, 32, 2500), torch.arange(4), torch.arange(2500).repeat(4, 1), 4,
+        torch.ones(4), table,
+    ).double()  # fmt: skip
+    # Third and fourth moments of u**2: from E u**(2 k) = 1 / (2 k + 1).
+    cubed = (1 / 7 - 3 / 5 * 1 / 3 + 2 / 27) / (4 / 45) ** 1.5
+    fourth = (1 / 9 - 4 / 7 / 3 + 6 / 5 / 9 - 4 / 3 / 27 + 1 / 81) / (4 / 45) ** 2
+    for features, moments in (
+        (x[:, 0::2], (0.0, 1.0, 0.0, 9 / 5)),
+        (x[:, 1::2], (0.0, 1.0, cubed, fourth)),
+    ):
+        for power, moment in enumerate(moments, start=1):
+            sampled = features**power
+            # A straight line between 257 quantiles moves a moment of u**2 by less than 1e-4.
+            slack = 4 * float(sampled.std()) / sampled.numel() ** 0.5 + 1e-4
+            assert abs(float(sampled.mean()) - moment) < slack
+    for turned in (x, x.mT, x.transpose(0, 1)):
+        product = turned[:, :-1] * turned[:, 1:]
+        assert abs(product.mean()) < 4 * product.std() / product.numel() ** 0.5
 
 
 def test_empirical_noise_follows_its_table():

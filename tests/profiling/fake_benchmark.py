@@ -63,7 +63,7 @@ POINTS: list[Point] = [
     {"impl": "plain", "env": "Small-v0", "lanes": 1},
     {"impl": "plain", "env": "Small-v0", "lanes": 8},
 ]
-STAGES_MS = {"target": 2.0, "critic optimizer": 3.0, "noise": 1.0, "other": 0.5}
+STAGES_MS = {"target": 2.0, "critic optimizer": 3.0, "sample": 1.0, "other": 0.5}
 
 
 def stage_figures(**slower_ms: float) -> dict[str, float]:

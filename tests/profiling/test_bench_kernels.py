@@ -8,13 +8,25 @@ from dataclasses import replace
 import bench_kernels
 import benchmark
 import kernel_cases
+import layer_cases
 import pytest
-from kernel_cases import CASES, Sizes
+import torch
+from bench_kernels import CASES
+from kernel_cases import Sizes
 
 from fastanf import kernels
-from fastanf.workload import ADAM_FLOPS, NORMAL_FLOPS, POLYAK_FLOPS, QUANTILE_FLOPS
+from fastanf.workload import (
+    ADAM_FLOPS,
+    FLOAT_BYTES,
+    INDEX_BYTES,
+    NORMAL_FLOPS,
+    POLYAK_FLOPS,
+    QUANTILE_FLOPS,
+)
 
 SMALL = Sizes("Hopper-v3", 0.5, 0.75, lanes=2, batch_size=3, impl="reference")
+# Operations of the noise that one network call draws.
+DRAWN = 45 * 2 * 11 * 3
 needs_native = pytest.mark.skipif(kernels.NATIVE is None, reason="kernels are not compiled")
 
 
@@ -26,9 +38,8 @@ def small_replay(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_native
 @pytest.mark.parametrize("op", CASES)
 def test_every_implementation_agrees_with_its_reference(op: str) -> None:
-    make, impls = CASES[op]
-    for impl in impls:
-        case = make(replace(SMALL, impl=impl))
+    for impl in CASES[op].impls:
+        case = CASES[op].make(replace(SMALL, impl=impl))
         case.call()
         case.check()
 
@@ -36,9 +47,18 @@ def test_every_implementation_agrees_with_its_reference(op: str) -> None:
 @pytest.mark.parametrize(
     ("op", "done", "useful"),
     [
-        # F = 22, A = 3: 25 inputs of 2 critics with 256 units, a quarter of them active.
-        ("forward", 2 * 3 * 2 * 2 * 256 * 25, 2 * 3 * 2 * 2 * 1600),
-        ("weight_gradient", 2 * 3 * 2 * 2 * 256 * 25, 2 * 3 * 2 * 2 * 1600),
+        # F = 22, A = 3: 25 inputs of 2 critics with 256 units, a quarter of them active. The
+        # critics share 11 noise features; their gradients draw them again.
+        ("linear", 2 * 3 * 2 * 2 * 6400 + DRAWN, 2 * 3 * 2 * 2 * 1600 + DRAWN),
+        ("linear_weight_grad", 2 * 3 * 2 * 2 * 6400 + DRAWN, 2 * 3 * 2 * 2 * 1600 + DRAWN),
+        ("csr_linear", 2 * 3 * 2 * 2 * 1600 + DRAWN, 2 * 3 * 2 * 2 * 1600 + DRAWN),
+        ("csr_weight_grad", 2 * 3 * 2 * 2 * 1600 + DRAWN, 2 * 3 * 2 * 2 * 1600 + DRAWN),
+        ("hidden_linear", 2 * 3 * 2 * 2 * 65536, 2 * 3 * 2 * 2 * 16384),
+        ("hidden_linear_weight_grad", 2 * 3 * 2 * 2 * 65536, 2 * 3 * 2 * 2 * 16384),
+        ("hidden_linear_input_grad", 2 * 3 * 2 * 2 * 65536, 2 * 3 * 2 * 2 * 16384),
+        ("hidden_csr_linear", 2 * 3 * 2 * 2 * 16384, 2 * 3 * 2 * 2 * 16384),
+        ("hidden_csr_weight_grad", 2 * 3 * 2 * 2 * 16384, 2 * 3 * 2 * 2 * 16384),
+        ("hidden_csr_input_grad", 2 * 3 * 2 * 2 * 16384, 2 * 3 * 2 * 2 * 16384),
         ("adam", 18 * 2 * 2 * 6400, 18 * 2 * 2 * 1600),
         ("polyak", 3 * 2 * 2 * 6400, 3 * 2 * 2 * 1600),
         ("noise", 45 * 2 * 11 * 3, 45 * 2 * 11 * 3),
@@ -46,12 +66,76 @@ def test_every_implementation_agrees_with_its_reference(op: str) -> None:
     ],
 )
 def test_operations_agree_with_a_count_by_hand(op: str, done: int, useful: int) -> None:
-    case = CASES[op][0](SMALL)
+    case = CASES[op].make(SMALL)
     assert (case.done_flops, case.useful_flops) == (done, useful)
+
+
+def test_the_gradient_of_actions_takes_their_columns_only() -> None:
+    dense = replace(SMALL, sparsity=0.0)
+    for op in ("linear_input_grad", "csr_input_grad"):
+        case = CASES[op].make(dense)
+        assert case.done_flops == case.useful_flops == 2 * 3 * 2 * 2 * 256 * 3
+    sparse = CASES["csr_input_grad"].make(SMALL)
+    assert 0 < sparse.done_flops == sparse.useful_flops < case.done_flops / 2
+
+
+@pytest.mark.parametrize(("op", "bytes_each"), [("linear", 4 * 6400), ("csr_linear", 8 * 1600)])
+def test_a_layer_moves_its_weights_and_what_is_stored_of_its_input(
+    op: str, bytes_each: int
+) -> None:
+    # 11 real features and 3 actions that the critics share; outputs of 2 critics.
+    values = 3 * 2 * (11 + 3) + 3 * 2 * 2 * 256
+    assert CASES[op].make(SMALL).moved_bytes == 2 * 2 * bytes_each + 4 * values
+
+
+def test_layers_are_measured_at_the_densities_that_decide_between_the_layouts(monkeypatch) -> None:
+    monkeypatch.setattr(bench_kernels, "has_native", lambda: True)
+    bench = bench_kernels.KernelBenchmark()
+
+    def sizes_of(op: str, *argv: str) -> list[tuple]:
+        own, rest = benchmark._parser(bench).parse_known_args(["--op", op, "--lanes", "1", *argv])
+        points = bench.points(own, rest)
+        assert [p["impl"] for p in points] == ["native", "reference"] * (len(points) // 2)
+        return [(p["noise_fraction"], p["sparsity"]) for p in points[::2]]
+
+    for op in ("linear", "csr_weight_grad"):
+        assert sizes_of(op) == [(0.9, 0.8), (0.9, 0.95), (0.99, 0.8), (0.99, 0.95)]
+        assert sizes_of(op, "--noise_fraction", "0.5", "--sparsity", "0") == [(0.5, 0.0)]
+    for op in ("hidden_linear", "hidden_csr_input_grad"):
+        assert sizes_of(op) == [(0.0, s) for s in (0.0, 0.5, 0.7, 0.8, 0.9)]
+        # No feature enters a hidden layer.
+        assert sizes_of(op, "--noise_fraction", "0.5", "0.9", "--sparsity", "0.2") == [(0.0, 0.2)]
+    assert sizes_of("adam") == [(0.9, 0.8)]
+
+
+@pytest.mark.parametrize("op", ["linear", "csr_linear"])
+def test_plain_torch_draws_the_noise_in_plain_torch_at_every_call(op: str, monkeypatch) -> None:
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return torch.zeros(2, 11, 3)
+
+    monkeypatch.setattr(layer_cases, "noise_ref", counted)
+    case = CASES[op].make(SMALL)
+    case.call()
+    case.call()
+    assert len(calls) == 2
+
+
+def test_a_revision_without_the_layers_is_refused_in_one_line(monkeypatch) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("no module named fastanf.kernels.csr")
+
+    monkeypatch.setattr(layer_cases, "_case", missing)
+    with pytest.raises(ValueError, match="--op must be one that every revision has"):
+        CASES["csr_linear"].make(SMALL)
 
 
 def test_an_element_counts_as_in_an_update() -> None:
     assert (NORMAL_FLOPS, QUANTILE_FLOPS, POLYAK_FLOPS) == (45, 22, 3)
+    assert layer_cases.NORMAL_FLOPS == NORMAL_FLOPS
+    assert (layer_cases.FLOAT_BYTES, layer_cases.INDEX_BYTES) == (FLOAT_BYTES, INDEX_BYTES)
     assert ADAM_FLOPS + POLYAK_FLOPS == 18
 
 
@@ -60,7 +144,7 @@ def test_a_wrong_operation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         target.zero_()
 
     monkeypatch.setattr(kernel_cases, "polyak_", wrong)
-    case = CASES["polyak"][0](replace(SMALL, impl="native"))
+    case = CASES["polyak"].make(replace(SMALL, impl="native"))
     with pytest.raises(ValueError, match="polyak differs from its reference by"):
         case.check()
 

@@ -34,7 +34,15 @@ def test_without_flags_eight_sparse_lanes_train_for_a_short_time() -> None:
 
 def test_flags_override_the_short_schedule_and_lanes_are_dealt_over_policies() -> None:
     bench = TrainBenchmark()
-    given = ["--policy", "ANF-SAC", "SAC", "--max_timesteps", "900", "--Eval-Freq=400"]
+    given = [
+        "--policy",
+        "ANF-SAC",
+        "SAC",
+        "--layout=masked",
+        "--max_timesteps",
+        "900",
+        "--Eval-Freq=400",
+    ]
     run = ["--no_tensorboard", "--replay_capacity", "500"]
     found = points_of(*TINY, *given, *run, "--lanes", "2", "4", bench=bench)
     for point, count in zip(found, (2, 4), strict=True):
@@ -63,7 +71,8 @@ def test_every_swept_value_is_a_point() -> None:
         (["--Run-Dir=x"], "--Run-Dir=x must not be given"),
         (["--num_seeds", "2"], "--lanes says how many lanes"),
         (["--plan"], "--plan must not be given"),
-        (["--policy", "SAC", "TD3"], "lanes that train together, got 2 blocks"),
+        (["--policy", "SAC", "TD3"], "lanes of one kind, got 2"),
+        (["--policy", "SAC", "ANF-SAC", "--layout", "csr"], "measure one policy at a time"),
         (["--sweep", "eval_freq=300,300"], "--sweep must make points that differ"),
         (["--sweep", "tensorboard=false"], "tensorboard is not a setting of training"),
         (["--env", "Nowhere-v3"], "Nowhere-v3"),

@@ -17,6 +17,7 @@ from bench_update import BlockRound, UpdateBenchmark
 
 import envs
 import fastanf.peaks
+from fastanf import kernels
 from fastanf.instrument import Stage
 from tests.helpers import make_block, make_lane
 
@@ -39,18 +40,39 @@ def test_without_lanes_and_sweep_there_is_one_point_of_eight_sparse_lanes() -> N
         "noise_fraction": 0.0, "sparsity": "input 0.8", "batch_size": 8, "lanes": 8,
         "envs_per_lane": 1, "settings": "hidden=8",
     }  # fmt: skip
-    assert str(point["impl"]).startswith("masked/")
 
 
-def test_every_combination_of_lanes_and_swept_settings_is_a_point() -> None:
+@pytest.mark.parametrize(("impl", "layout"), [("native", "csr"), ("reference", "masked")])
+def test_a_point_names_the_layout_that_its_block_has(impl: str, layout: str, monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "NATIVE", object() if impl == "native" else None)
+    monkeypatch.setattr(kernels, "use", lambda choice: None)
+    asked = {
+        name: points_of(*SMALL, "--policy", "ANF-SAC", "SAC", "--layout", name)
+        for name in ("auto", "masked", "csr")
+    }
+    layouts = {name: [point["impl"] for point in points] for name, points in asked.items()}
+    # The points are those of ANF-SAC and of SAC, which is dense.
+    assert layouts == {
+        "auto": [f"{layout}/{impl}", f"masked/{impl}"],
+        "masked": [f"masked/{impl}"] * 2,
+        "csr": [f"csr/{impl}", f"masked/{impl}"],
+    }
+
+
+def test_every_combination_of_policies_lanes_and_swept_settings_is_a_point() -> None:
     sweep = ["--sweep", "batch_size=4,8", "fake_features=0.5,0.9", "input_layer_sparsity=0.5"]
     found = points_of(*SMALL, "--lanes", "1", "3", "--policy", "ANF-SAC", "SAC", *sweep)
     sizes = [(p["batch_size"], p["noise_fraction"], p["lanes"], p["policies"]) for p in found]
     assert sizes == [
-        (batch, noise, lanes, "ANF-SAC" if lanes == 1 else "ANF-SAC+SAC")
-        for batch, noise, lanes in itertools.product((4, 8), (0.5, 0.9), (1, 3))
+        (batch, noise, lanes, policy)
+        for batch, noise, policy, lanes in itertools.product(
+            (4, 8), (0.5, 0.9), ("ANF-SAC", "SAC"), (1, 3)
+        )
     ]
-    assert {p["sparsity"] for p in found} == {"input 0.5"}
+    # SAC is dense whatever the sweep says.
+    assert all(
+        p["sparsity"] == ("input 0.5" if p["policies"] == "ANF-SAC" else "dense") for p in found
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +86,7 @@ def test_every_combination_of_lanes_and_swept_settings_is_a_point() -> None:
         (["--sweep", "batch_size=8,x"], "--batch_size must be an integer of at least 1, got 'x'"),
         (["--sweep", "batch_size=8,8"], "--sweep must make points that differ"),
         (["--vary", "tau=0.1,0.2"], "--sweep"),
-        (["--policy", "SAC", "TD3"], "lanes that train together, got 2 blocks"),
+        (["--policy", "SAC", "TD3"], "lanes of one kind, got 2"),
         (["--env", "Nowhere-v3"], "Nowhere-v3"),
         (["--device", "tpu"], "device must be one of"),
     ],

@@ -8,6 +8,7 @@ import torch
 
 import envs
 from fastanf.block import TrainingBlock
+from fastanf.grouping import Block
 from fastanf.replay import replay_bytes
 from tests.helpers import CPU, make_block, make_lane, replay_content
 
@@ -21,6 +22,21 @@ def test_lanes_are_dealt_evenly_over_the_policies() -> None:
     assert [(lane.algorithm.policy, lane.algorithm.seed) for lane in lanes] == [
         ("ANF-SAC", 0), ("SAC", 0), ("ANF-SAC", 1),
     ]  # fmt: skip
+
+
+def test_policies_of_different_layouts_are_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    masked, csr = (
+        [make_lane(policy, 0, layout=layout) for policy in ("ANF-SAC", "SAC")]
+        for layout in ("masked", "csr")
+    )
+    blocks.check_one_block(masked, CPU, "profile")
+    with pytest.raises(ValueError, match=r"got ANF-SAC SAC, .* profile one policy at a time"):
+        blocks.check_one_block(csr, CPU, "profile")
+    assert [blocks.layout_text(lanes, CPU) for lanes in (masked, csr)] == ["masked", "csr"]
+    # An earlier revision knows one layout only.
+    monkeypatch.delattr(Block, "layouts")
+    blocks.check_one_block(csr, CPU, "profile")
+    assert blocks.layout_text(csr, CPU) == "masked"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def known_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_prints_two_tables_with_verdicts_and_conditions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert profile_update.main([*TINY, "--policy", "ANF-SAC", "SAC"]) == 0
+    assert profile_update.main([*TINY, "--policy", "ANF-SAC", "SAC", "--layout", "masked"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("ANF-SAC+SAC, Hopper-v3 at noise 0.5, input 0.8, 2 lanes, batch 4")
     for words in (
@@ -58,7 +58,7 @@ def test_record_appends_a_row_a_stage(tmp_path: Path, monkeypatch: pytest.Monkey
     with (tmp_path / "stages.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     update = [row for row in rows if row["part"] == "update"]
-    assert [row["metric"] for row in update[: len(update) // 2]].count("noise") == 1
+    assert [row["metric"] for row in update[: len(update) // 2]].count("target") == 1
     assert {"bench", "impl", "lanes", "p20", "p50", "p80", "unit", "device", "commit"} <= set(
         rows[0]
     )
@@ -85,7 +85,11 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         ("--env Hoper-v3", "Hopper-v3"),
         ("--layout csc", "--layout"),
         ("--impl fast", "--impl"),
-        ("--policy ANF-SAC ANF-TD3", "train together"),
+        ("--policy ANF-SAC ANF-TD3", "lanes of one kind, got 2"),
+        (
+            "--policy ANF-SAC SAC --layout csr",
+            "profile one policy at a time, or with --layout mask",
+        ),
         ("--unknown 3", "--unknown"),
     ],
 )

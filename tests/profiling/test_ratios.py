@@ -42,17 +42,17 @@ def test_slowed_stage_is_named_with_its_part_of_the_change() -> None:
 
 
 def test_quickened_stage_is_named_and_slower_ones_are_not() -> None:
-    changes = ratios.stage_changes(pairs_of({"target": -1.5, "noise": 0.1}))
+    changes = ratios.stage_changes(pairs_of({"target": -1.5, "sample": 0.1}))
     assert changes is not None
     assert changes.sentence().startswith("faster by 21.5%: target takes 1.5 ms less (1.5..1.5)")
-    assert "noise" not in changes.sentence()
+    assert "sample" not in changes.sentence()
 
 
 def test_stages_with_a_notable_part_are_named_beside_the_first() -> None:
-    changes = ratios.stage_changes(pairs_of({"target": 2.0, "noise": 1.0, "other": 0.1}))
+    changes = ratios.stage_changes(pairs_of({"target": 2.0, "sample": 1.0, "other": 0.1}))
     assert changes is not None
     sentence = changes.sentence()
-    assert "target takes 2 ms more" in sentence and "; noise takes 1 ms more" in sentence
+    assert "target takes 2 ms more" in sentence and "; sample takes 1 ms more" in sentence
     assert "other takes" not in sentence
 
 

@@ -62,13 +62,21 @@ def stage_row(stage: str, mean_ms: float, share: float, floor_ms: float, **figur
 
 
 def test_the_newest_rate_of_the_papers_setting_is_shown(results: Path) -> None:
-    mixed = {"policies": "ANF-SAC+SAC"}
-    other = update_rows(999.0, batch_size=256, **mixed) + update_rows(998.0)  # sparse lanes alone
-    rows = update_rows(100.0, **mixed) + update_rows(320.0, **mixed) + update_rows(200.0, lanes=1)
+    csr, dense = {"impl": "csr/native"}, {"policies": "SAC", "sparsity": "dense"}
+    rows = (
+        update_rows(100.0, **csr) + update_rows(320.0, **csr) + update_rows(200.0, lanes=1, **csr)
+    )
+    rows += update_rows(150.0) + update_rows(140.0, lanes=1)
+    rows += update_rows(160.0, **dense) + update_rows(170.0, lanes=1, **dense)
+    other = update_rows(999.0, batch_size=256) + update_rows(998.0, policies="ANF-SAC+SAC")
+    other += update_rows(997.0, sparsity="input 0.5") + update_rows(996.0, noise_fraction=0.5)
+    other += update_rows(995.0, lanes=64)
     write(results / "update.csv", rows + other)
     table = result_tables.update_table()
-    assert "| HalfCheetah at 0.9, SAC | 200 (199-201) | 320 (319-321) |" in table
-    assert "999" not in table and "998" not in table and "Chip, 2 threads, v, d." in table
+    assert "| HalfCheetah at 0.9, ANF-SAC (csr) | 200 (199-201) | 320 (319-321) |" in table
+    assert "| HalfCheetah at 0.9, ANF-SAC (masked) | 140 (139-141) | 150 (149-151) |" in table
+    assert "| HalfCheetah at 0.9, SAC | 170 (169-171) | 160 (159-161) |" in table
+    assert "99" not in table.replace("199", "") and "Chip, 2 threads, v, d." in table
 
 
 def test_growth_changes_one_size_at_a_time(results: Path) -> None:
@@ -97,6 +105,43 @@ def test_stages_and_verdict_follow_from_the_rows(results: Path) -> None:
     # 900 of 10 ms x 200 GFLOP/s; target could save 4 of 10 ms, all stages 7.5.
     expected = "arithmetic (60% of the time) | 45% | 25% | target | 1.67 | 4.0 |"
     assert f"| HalfCheetah 0.9, 8 lanes | {expected}" in verdict
+
+
+def test_stages_of_an_earlier_recording_are_not_mixed_with_the_newest(results: Path) -> None:
+    def recording(*stages: str, ms: float) -> list[dict[str, Any]]:
+        rows = [stage_row(stage, ms, 1 / len(stages), 0.5) for stage in stages]
+        return [*rows, stage_row("update", ms * len(stages), 1.0, 1.0) | {"part": "step"}]
+
+    old = recording("sample", "noise", "target", ms=4.0)
+    write(results / "stages.csv", old)
+    assert "| noise | 4.00 (33%) |" in result_tables.stages_table()
+    write(results / "stages.csv", [*old, *recording("sample", "target", ms=1.0)])
+    table = result_tables.stages_table()
+    assert "noise" not in table and "| **one update** | 2.0 |" in table
+    assert "| target | 1.00 (50%) |" in table
+
+
+def test_layers_are_told_apart_by_their_density(results: Path) -> None:
+    sizes = {"env": "HalfCheetah-v3", "lanes": 8, "metric": "call_us", **FACTS}
+    ops = [("csr_linear", 0.9, 0.8), ("csr_linear", 0.9, 0.95), ("hidden_linear", 0.0, 0.5),
+           ("linear_input_grad", 0.99, 0.8)]  # fmt: skip
+    rows = [
+        {
+            "impl": impl, "op": op, "noise_fraction": noise, "sparsity": sparsity, **sizes,
+            "p20": us, "p50": us, "p80": us,
+        }
+        for op, noise, sparsity in ops
+        for impl, us in (("native", 10.0 + sparsity), ("reference", 500.0))
+    ]  # fmt: skip
+    write(results / "kernels.csv", rows)
+    table = result_tables.kernels_table()
+    for words in (
+        "| csr_linear | HalfCheetah 0.9, density 0.2, 8 lanes | 10.8",
+        "| csr_linear | HalfCheetah 0.9, density 0.05, 8 lanes | 10.9",
+        "| hidden_linear | 256 x 256, density 0.5, 8 lanes | 10.5",
+        "| linear_input_grad | HalfCheetah 0.99, density 0.2, 8 lanes | 10.8",
+    ):
+        assert words in table, words
 
 
 def test_kernels_stand_beside_plain_torch(results: Path) -> None:

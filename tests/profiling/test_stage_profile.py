@@ -10,6 +10,7 @@ import torch
 
 from fastanf.instrument import STEP_STAGES, UPDATE_STAGES, Stage
 from fastanf.peaks import Peaks
+from fastanf.sparse.layers import CsrLinear
 from fastanf.workload import total, update_work
 from tests.helpers import CPU, make_block, make_lane
 
@@ -72,14 +73,17 @@ def test_overheads_are_those_of_a_hollow_block() -> None:
     assert rows[Stage.TARGET].limits_ms()["overhead"] == rows[Stage.TARGET].overhead_ms
 
 
+@pytest.mark.parametrize("layout", ["masked", "csr"])
 @pytest.mark.parametrize("sparsity", [{"global_sparsity": 0.9}, {"input_layer_sparsity": 0.95}, {}])
-def test_a_hollow_block_makes_the_same_calls_on_tiny_tensors(sparsity: dict) -> None:
-    lanes = [make_lane("TowS-SAC" if sparsity else "SAC", s, hidden=(64, 32, 16), **sparsity)
-             for s in (0, 1)]  # fmt: skip
+def test_a_hollow_block_makes_the_same_calls_on_tiny_tensors(sparsity: dict, layout: str) -> None:
+    policy, settings = "TowS-SAC" if sparsity else "SAC", {"layout": layout, **sparsity}
+    lanes = [make_lane(policy, s, hidden=(64, 32, 16), **settings) for s in (0, 1)]
     hollow = stage_profile.hollow_block(lanes, CPU)
     assert len(hollow.lanes) == 2 and hollow.config.algorithm.batch_size == 4
-    assert [layer.weight.shape[1] for layer in hollow.algorithm.actor_mlp.layers[:-1]] == [4, 4, 4]
-    assert (hollow.algorithm.actor_mlp.layers[0].mask is not None) == bool(sparsity)
+    first, *rest = hollow.algorithm.actor_mlp.layers
+    assert [layer.shape[1] for layer in (first, *rest[:-1])] == [4, 4, 4]
+    assert first.is_sparse == bool(sparsity)
+    assert isinstance(first, CsrLinear) == (bool(sparsity) and layout == "csr")
     assert hollow.features.num_features == 5 + 4
     hollow.learner.update_()
     assert torch.isfinite(hollow.algorithm.losses.critic).all()

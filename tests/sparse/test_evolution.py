@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastanf import kernels
 from fastanf.activations import make_activation
 from fastanf.nets import StackedMLP, build_mlp
 from fastanf.rng import LaneRng
 from fastanf.sparse.evolution import TopologyEvolution, TopologySettings
+from fastanf.sparse.layers import CSR, MASKED, CsrLinear, StackedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
 
 SEEDS = [3, 4, 9, 12]
@@ -25,7 +27,17 @@ SETTINGS = TopologySettings(
     new_weights=["zero", "zero", "unif", "xavier"],
 )
 ACTIVE = [[60, 61, 77, 1], [45, 20, 20, 45], [15] * L]  # layer 2 is dense; so are lanes of layer 1
-MASK_MOMENTS = [True, True, False, True]
+# A csr layer has no room for moments where no connection is.
+MASK_MOMENTS = {MASKED: [True, True, False, True], CSR: [True] * L}
+
+
+@pytest.fixture(params=[MASKED, CSR, "csr in plain torch"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each layout, the second one with and without compiled kernels."""
+    if request.param not in (MASKED, CSR):
+        monkeypatch.setattr(kernels, "NATIVE", None)
+        return CSR
+    return request.param
 
 
 @dataclass
@@ -37,49 +49,88 @@ class Network:
     optimizer: StackedOptimizer
     evolution: TopologyEvolution
 
+    @property
+    def num_lanes(self) -> int:
+        return len(self.evolution.settings.topology)
+
     def weights(self) -> list[Tensor]:
         """[L, n] of each layer."""
-        num_lanes = len(self.evolution.settings.topology)
-        return [layer.weight.detach().view(num_lanes, -1) for layer in self.mlp.layers]
+        return [layer.to_dense().view(self.num_lanes, -1) for layer in self.mlp.layers]
+
+    def targets(self) -> list[Tensor]:
+        """[L, n] of each layer of the target."""
+        return [layer.to_dense().view(self.num_lanes, -1) for layer in self.target.layers]
 
     def masks(self) -> list[Tensor]:
         """[L, n] of the sparse layers."""
-        num_lanes = len(self.evolution.settings.topology)
         return [
-            layer.mask.view(num_lanes, -1) for layer in self.mlp.layers if layer.mask is not None
+            mask_of(layer).reshape(self.num_lanes, -1).clone()
+            for layer in self.mlp.layers
+            if layer.is_sparse
         ]
 
+    def moments(self, index: int) -> list[Tensor]:
+        """Both [L, n] of a layer's weights."""
+        layer = self.mlp.layers[index]
+        held = self.optimizer.moments_of(layer.trained)
+        return [layer.spread(moment).reshape(self.num_lanes, -1) for moment in held]
 
-def build(lanes: list[int] | None = None, has_target: bool = True) -> Network:
+    def step_(self, seed: int | None = None) -> None:
+        """One step of the optimizer, along ones or along random gradients."""
+        grads = []
+        for parameter in self.optimizer.parameters:
+            dense = torch.ones_like(parameter.to_dense(parameter.tensor.detach()))
+            if seed is not None:
+                generator = torch.Generator().manual_seed(seed)
+                dense = torch.randn(dense.shape, generator=generator)
+            grads.append(parameter.from_dense(dense))
+        self.optimizer.step_(grads, torch.full((self.num_lanes,), 0.1))
+
+
+def mask_of(layer: StackedLinear) -> Tensor:
+    mask = layer.connection_mask()
+    assert mask is not None
+    return mask
+
+
+def build(
+    layout: str,
+    lanes: list[int] | None = None,
+    has_target: bool = True,
+    mask_moments: list[bool] | None = None,
+) -> Network:
     chosen = list(range(L)) if lanes is None else lanes
+    masks_moments = MASK_MOMENTS[layout] if mask_moments is None else mask_moments
     settings = TopologySettings(
         **{name: [column[lane] for lane in chosen] for name, column in vars(SETTINGS).items()}
     )
     rng = LaneRng([SEEDS[lane] for lane in chosen])
     active = [[layer[lane] for lane in chosen] for layer in ACTIVE]
-    mlp = build_mlp(rng, 1, SIZES, active, C, make_activation("relu"), "fan_in")
+    relu = make_activation("relu")
+    mlp = build_mlp(rng, 1, SIZES, active, C, relu, "fan_in", [layout] * len(active))
     target = mlp.target_copy()
     with torch.no_grad():
         for layer in target.layers:
-            layer.weight.add_(torch.where(layer.weight != 0, 0.25, 0.0))
+            layer.trained.add_(torch.where(layer.trained != 0, 0.25, 0.0))
     optimizer = StackedOptimizer(
         mlp.parameters(), target.parameters() if has_target else (),
         torch.full((len(chosen),), 1e-2), torch.zeros(len(chosen)),
-        torch.tensor([MASK_MOMENTS[lane] for lane in chosen]),
+        torch.tensor([masks_moments[lane] for lane in chosen]),
     )  # fmt: skip
-    for moment in (*optimizer.exp_avg, *optimizer.exp_avg_sq):
-        moment.fill_(1.0)
+    for moments in (optimizer.exp_avg, optimizer.exp_avg_sq):
+        for parameter, moment in zip(optimizer.parameters, moments, strict=True):
+            moment.copy_(parameter.from_dense(torch.ones_like(parameter.to_dense(moment))))
     evolution = TopologyEvolution(
         settings, 1, mlp.layers, target.layers if has_target else (), optimizer, rng
     )
     return Network(mlp, target, optimizer, evolution)
 
 
-def test_lanes_change_at_their_own_updates() -> None:
-    network = build()
+def test_lanes_change_at_their_own_updates(layout: str) -> None:
+    network = build(layout)
     changed_at: list[list[int]] = [[] for _ in range(L)]
     for update in range(1, 13):
-        before = [mask.clone() for mask in network.masks()]
+        before = network.masks()
         was_due = network.evolution.evolve_if_due_(update)
         is_changed = torch.stack(
             [(a != b).any(1) for a, b in zip(before, network.masks(), strict=True)]
@@ -91,26 +142,40 @@ def test_lanes_change_at_their_own_updates() -> None:
     assert changed_at == [[2, 5, 8, 11], [], [2, 6, 10], []]
 
 
-def test_active_counts_never_change() -> None:
-    network = build()
+def test_active_counts_never_change(layout: str) -> None:
+    network = build(layout)
     counts = [layer.active().tolist() for layer in network.mlp.layers]
     assert counts[0] == [n for n in ACTIVE[0] for _ in range(C)]
     for update in range(1, 40):
-        network.optimizer.step_([torch.ones_like(t) for t in network.optimizer.tensors()])
+        network.step_()
         network.evolution.evolve_if_due_(update)
         assert [layer.active().tolist() for layer in network.mlp.layers] == counts
-        for layer in network.mlp.layers[:2]:
-            assert layer.mask is not None
-            assert float(layer.weight.detach()[~layer.mask].abs().sum()) == 0
+        for index, layer in enumerate(network.mlp.layers[:2]):
+            mask = mask_of(layer)
+            assert mask.flatten(1).sum(1).tolist() == counts[index]
+            assert float(layer.to_dense()[~mask].abs().sum()) == 0
+            if isinstance(layer, CsrLinear):
+                # What is stored behind a row's connections belongs to none of them.
+                place = torch.arange(layer.at.num_stored)
+                behind = place >= layer.at.counts.unsqueeze(1)
+                assert behind.any()
+                target = network.target.layers[index].trained
+                moments = network.optimizer.moments_of(layer.trained)
+                for held in (layer.trained.detach(), target, *moments):
+                    assert float(held[behind].abs().sum()) == 0
 
 
-def test_lanes_that_do_not_evolve_keep_every_bit() -> None:
-    network = build()
-    before = [tensor.detach().clone() for tensor in network.optimizer.tensors()]
+def test_lanes_that_do_not_evolve_keep_every_bit(layout: str) -> None:
+    network = build(layout)
+
+    def tensors() -> list[Tensor]:
+        return [p.to_dense(p.tensor.detach()).clone() for p in network.optimizer.parameters]
+
+    before = tensors()
     for update in range(1, 20):
         network.evolution.evolve_if_due_(update)
-    for (name, tensor, _), old in zip(network.optimizer.parameters, before, strict=True):
-        new, old = tensor.detach().view(L, -1), old.view(L, -1)
+    for parameter, old, new in zip(network.optimizer.parameters, before, tensors(), strict=True):
+        name, new, old = parameter.name, new.view(L, -1), old.view(L, -1)
         assert torch.equal(new[[1, 3]], old[[1, 3]])
         if name.endswith("bias") or name.startswith("2."):
             assert torch.equal(new, old)
@@ -119,12 +184,11 @@ def test_lanes_that_do_not_evolve_keep_every_bit() -> None:
     assert torch.equal(network.masks()[1][0], torch.ones(C * 45, dtype=torch.bool))
 
 
-def test_targets_live_on_the_new_connections() -> None:
-    network = build()
-    targets = [layer.weight.view(L, -1) for layer in network.target.layers]
-    before = [target.clone() for target in targets]
-    old_masks = [mask.clone() for mask in network.masks()]
+def test_targets_live_on_the_new_connections(layout: str) -> None:
+    network = build(layout)
+    before, old_masks = network.targets(), network.masks()
     network.evolution.evolve_if_due_(2)
+    targets = network.targets()
     for target, old, mask, old_mask in zip(
         targets, before, network.masks(), old_masks, strict=False
     ):
@@ -132,41 +196,68 @@ def test_targets_live_on_the_new_connections() -> None:
         assert torch.equal(target[mask & old_mask], old[mask & old_mask])
         assert bool((target[mask & ~old_mask] == 0).all())
     assert torch.equal(targets[2], before[2])
+    for own, follower in zip(network.mlp.layers[:2], network.target.layers[:2], strict=True):
+        assert torch.equal(mask_of(own), mask_of(follower))
 
 
-def test_a_network_without_target_evolves_alike() -> None:
-    with_target, without = build(), build(has_target=False)
+def test_a_network_without_target_evolves_alike(layout: str) -> None:
+    with_target, without = build(layout), build(layout, has_target=False)
     for network in (with_target, without):
         network.evolution.evolve_if_due_(2)
     assert all(torch.equal(a, b) for a, b in zip(with_target.masks(), without.masks(), strict=True))
-    assert not torch.equal(with_target.target.layers[0].weight, without.target.layers[0].weight)
+    weights = zip(with_target.weights(), without.weights(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+    moved, unmoved = (network.target.layers[0].trained for network in (with_target, without))
+    assert not torch.equal(moved, unmoved)
 
 
-def test_moments_start_fresh_where_the_lane_masks_them() -> None:
-    network = build()
-    old = network.masks()[0].clone()
+def test_moments_start_fresh_where_the_lane_masks_them(layout: str) -> None:
+    network = build(layout)
+    old = network.masks()[0]
     network.evolution.evolve_if_due_(2)
-    changed = old ^ network.masks()[0]
+    new = network.masks()[0]
+    changed = old ^ new
     assert bool(changed[[0, 2]].any(1).all())
-    for moment in network.optimizer.moments_of(network.mlp.layers[0].weight):
-        moment = moment.view(L, -1)
+    for moment in network.moments(0):
         assert bool((moment[0, changed[0]] == 0).all())
-        assert bool((moment[1:] == 1).all())
-        # half of lane 0's active connections left, and as many grew, some of them the same ones
-        fresh = int((moment[0] == 0).sum())
-        assert int(changed[0].sum()) <= fresh <= 2 * C * (ACTIVE[0][0] // 2)
+        # Half of lane 0's active connections left, and as many grew, some of them the same ones.
+        assert int((moment[0, new[0]] == 0).sum()) == C * (ACTIVE[0][0] // 2)
+        if layout == MASKED:
+            assert bool((moment[1:] == 1).all())
+            fresh = int((moment[0] == 0).sum())
+            assert int(changed[0].sum()) <= fresh <= 2 * C * (ACTIVE[0][0] // 2)
+        else:
+            assert torch.equal(moment[[1, 3]], new[[1, 3]].float())
+            assert int((moment[2, new[2]] == 0).sum()) == C * 23  # 0.3 of 77
+
+
+def test_both_layouts_evolve_alike() -> None:
+    networks = [build(layout, mask_moments=[True] * L) for layout in (MASKED, CSR)]
+    for update in range(1, 30):
+        for network in networks:
+            network.step_(seed=update)
+            network.evolution.evolve_if_due_(update)
+    masked, csr = networks
+    for one, other in zip(masked.masks(), csr.masks(), strict=True):
+        assert torch.equal(one, other)
+    held = [(*n.weights(), *n.targets(), *n.moments(0), *n.moments(1)) for n in networks]
+    for index, (one, other) in enumerate(zip(*held, strict=True)):
+        # Masked moments were 1 where no connection was, and never had a reason to change.
+        is_moment = index >= 6
+        mask = masked.masks()[(index - 6) // 2] if is_moment else torch.ones_like(one).bool()
+        torch.testing.assert_close(one[mask], other[mask], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
     ("method", "bound"), [("zero", 0.0), ("unif", 1 / math.sqrt(17)), ("xavier", math.sqrt(6 / 26))]
 )
-def test_grown_weights_start_as_asked(method: str, bound: float) -> None:
-    network = build()
+def test_grown_weights_start_as_asked(layout: str, method: str, bound: float) -> None:
+    network = build(layout)
     settings = replace(SETTINGS, new_weights=[method] * L)
     evolution = TopologyEvolution(
         settings, 1, network.mlp.layers, network.target.layers, network.optimizer, LaneRng(SEEDS)
     )
-    old = network.masks()[0].clone()
+    old = network.masks()[0]
     evolution.evolve_if_due_(2)
     grown = network.weights()[0][~old & network.masks()[0]]
     assert grown.numel() > 20
@@ -178,9 +269,9 @@ def test_grown_weights_start_as_asked(method: str, bound: float) -> None:
     assert float(grown.min()) < 0 < float(grown.max())
 
 
-def test_the_weakest_connections_leave() -> None:
-    network = build()
-    before, old = network.weights()[0].clone(), network.masks()[0].clone()
+def test_the_weakest_connections_leave(layout: str) -> None:
+    network = build(layout)
+    before, old = network.weights()[0], network.masks()[0]
     network.evolution.evolve_if_due_(2)
     new = network.masks()[0]
     row = slice(0, 17 * 9)  # the first critic of lane 0
@@ -190,15 +281,14 @@ def test_the_weakest_connections_leave() -> None:
 
 
 @pytest.mark.parametrize("lane", range(L))
-def test_a_lane_alone_evolves_as_among_others(lane: int) -> None:
-    together, alone = build(), build([lane])
+def test_a_lane_alone_evolves_as_among_others(layout: str, lane: int) -> None:
+    together, alone = build(layout), build(layout, [lane])
     for update in range(1, 15):
         for network in (together, alone):
             network.evolution.evolve_if_due_(update)
     for own, rows in zip(alone.weights(), together.weights(), strict=True):
         assert torch.equal(own[0], rows[lane])
-    own = alone.mlp.layers[0].mask
-    assert own is not None and torch.equal(own.flatten(), together.masks()[0][lane])
+    assert torch.equal(alone.masks()[0][0], together.masks()[0][lane])
 
 
 def test_dense_networks_are_never_due() -> None:
@@ -206,7 +296,7 @@ def test_dense_networks_are_never_due() -> None:
     active = [[a * b] * L for a, b in itertools.pairwise(SIZES)]
     mlp = build_mlp(rng, 1, SIZES, active, C, make_activation("relu"), "fan_in")
     optimizer = StackedOptimizer(
-        mlp.parameters(), (), torch.ones(L), torch.ones(L), torch.tensor(MASK_MOMENTS)
+        mlp.parameters(), (), torch.ones(L), torch.ones(L), torch.ones(L, dtype=torch.bool)
     )
     evolution = TopologyEvolution(SETTINGS, 1, mlp.layers, (), optimizer, rng)
     assert not any(evolution.evolve_if_due_(update) for update in range(1, 10))

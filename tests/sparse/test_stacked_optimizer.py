@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastanf.sparse.layers import Parameter
+from fastanf.sparse.layers import CSR, MASKED, CsrLinear, MaskedLinear, Parameter, StackedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
 
 L, C = 3, 2
@@ -18,27 +18,49 @@ TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 MASK_ADAM, ADAM = True, False
 
 
-def parameters(is_sparse: bool = True) -> list[Parameter]:
-    """Two stacked tensors of odd sizes, the first sparse."""
+both_layouts = pytest.mark.parametrize("layout", [MASKED, CSR])
+
+
+def layer_of(is_sparse: bool = True, layout: str = MASKED) -> StackedLinear:
+    """A layer of odd sizes."""
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(L * C, 5, 7, generator=generator)
     mask = torch.rand(L * C, 5, 7, generator=generator) < 0.4 if is_sparse else None
     weight = weight if mask is None else weight * mask
     bias = torch.randn(L * C, 5, generator=generator)
-    return [
-        Parameter("0.weight", weight.requires_grad_(), mask),
-        Parameter("0.bias", bias.requires_grad_(), None),
-    ]
+    if layout == CSR and mask is not None:
+        layer: StackedLinear = CsrLinear.of_dense(weight, bias, mask)
+    else:
+        layer = MaskedLinear(weight, bias, mask)
+    layer.trained.requires_grad_()
+    layer.bias.requires_grad_()
+    return layer
+
+
+def parameters(is_sparse: bool = True, layout: str = MASKED) -> list[Parameter]:
+    """Two stacked tensors of a layer, the first sparse."""
+    layer = layer_of(is_sparse, layout)
+    return [Parameter("0.weight", layer.trained, layer), Parameter("0.bias", layer.bias)]
 
 
 def targets_of(online: list[Parameter]) -> list[Parameter]:
-    return [Parameter(name, t.detach().clone() + 1, mask) for name, t, mask in online]
+    return [Parameter(p.name, p.tensor.detach().clone() + 1, p.layer) for p in online]
+
+
+def mask_of(parameter: Parameter) -> Tensor:
+    mask = None if parameter.layer is None else parameter.layer.connection_mask()
+    assert mask is not None
+    return mask
 
 
 def build(
-    moments: list[bool], is_sparse: bool = True, use_sgd: bool = False, **options
+    moments: list[bool],
+    is_sparse: bool = True,
+    use_sgd: bool = False,
+    layout: str = MASKED,
+    **options,
 ) -> StackedOptimizer:
-    own = parameters(is_sparse)
+    own = parameters(is_sparse, layout)
     return StackedOptimizer(
         own, targets_of(own), RATE, DECAY, torch.tensor(moments), use_sgd, **options
     )
@@ -75,9 +97,8 @@ def test_dense_lanes_step_as_torchs_optimizers(use_sgd: bool) -> None:
 @pytest.mark.parametrize("use_sgd", [False, True])
 def test_inactive_weights_stay_exactly_zero(use_sgd: bool) -> None:
     optimizer = build([MASK_ADAM, ADAM, MASK_ADAM], use_sgd=use_sgd)
-    (_, weight, mask), _ = optimizer.parameters
+    weight, mask = optimizer.parameters[0].tensor, mask_of(optimizer.parameters[0])
     target = optimizer.targets[0].tensor
-    assert mask is not None
     before = weight.detach().clone()
     for step in range(30):
         optimizer.step_(gradients(step), torch.tensor([0.5, 0.0, 1.0]))
@@ -96,8 +117,7 @@ def test_inactive_weights_stay_exactly_zero(use_sgd: bool) -> None:
 
 def test_active_weights_of_a_masked_lane_move_as_in_a_dense_one() -> None:
     optimizer = build([MASK_ADAM, ADAM, MASK_ADAM])
-    (_, weight, mask), _ = optimizer.parameters
-    assert mask is not None
+    weight, mask = optimizer.parameters[0].tensor, mask_of(optimizer.parameters[0])
     start = weight.detach().clone()
     for step in range(7):
         optimizer.step_(gradients(step))
@@ -120,10 +140,11 @@ def test_each_lane_has_its_own_tau() -> None:
     for follow in (lambda: optimizer.step_(gradients(1), tau), lambda: optimizer.follow_(tau)):
         before = [target.tensor.clone() for target in optimizer.targets]
         follow()
-        for (_, target, _), (_, online, _), old in zip(
+        for target, online, old in zip(
             optimizer.targets, optimizer.parameters, before, strict=True
         ):
-            new, old, goal = (t.detach().view(L, -1) for t in (target, old, online))
+            tensors = (target.tensor, old, online.tensor)
+            new, old, goal = (t.detach().view(L, -1) for t in tensors)
             assert torch.equal(new[0], old[0]) and torch.equal(new[2], goal[2])
             torch.testing.assert_close(new[1], 0.75 * old[1] + 0.25 * goal[1], **TOLERANCE)
 
@@ -131,9 +152,8 @@ def test_each_lane_has_its_own_tau() -> None:
 @pytest.mark.parametrize("use_sgd", [False, True])
 def test_targets_may_move_off_the_connections(use_sgd: bool) -> None:
     optimizer = build([MASK_ADAM] * L, use_sgd=use_sgd, masks_targets=False)
-    (_, weight, mask), _ = optimizer.parameters
+    weight, mask = optimizer.parameters[0].tensor, mask_of(optimizer.parameters[0])
     target = optimizer.targets[0].tensor
-    assert mask is not None
     old = target.clone()
     optimizer.step_(gradients(0), torch.full((L,), 0.25))
     expected = 0.75 * old + 0.25 * weight.detach()
@@ -176,4 +196,48 @@ def test_moments_go_into_a_checkpoint_by_name() -> None:
     assert int(state["num_steps"]) == 1
     moments = optimizer.moments_of(optimizer.parameters[1].tensor)
     assert state["0.bias.exp_avg"] is moments[0] and state["0.bias.exp_avg_sq"] is moments[1]
+    weights = optimizer.moments_of(optimizer.parameters[0].tensor)
+    assert torch.equal(state["0.weight.exp_avg"], weights[0])
+    assert torch.equal(state["0.weight.exp_avg_sq"], weights[1])
     assert list(build([ADAM] * L, use_sgd=True).state_dict()) == ["num_steps"]
+
+
+@pytest.mark.parametrize("use_sgd", [False, True])
+def test_stored_connections_move_as_those_of_a_masked_layer(use_sgd: bool) -> None:
+    masked, csr = (
+        build([MASK_ADAM] * L, use_sgd=use_sgd, layout=layout) for layout in (MASKED, CSR)
+    )
+    layer = csr.parameters[0].layer
+    assert isinstance(layer, CsrLinear) and layer.at.is_ragged
+    tau = torch.tensor([0.5, 0.0, 1.0])
+    for step in range(7):
+        weight_grad, bias_grad = gradients(step)
+        masked.step_([weight_grad, bias_grad], tau)
+        csr.step_([layer.collect(weight_grad), bias_grad], tau)
+    mask = mask_of(masked.parameters[0])
+    for one, other in zip(
+        (*masked.parameters, *masked.targets), (*csr.parameters, *csr.targets), strict=True
+    ):
+        expected, found = one.tensor.detach(), other.to_dense(other.tensor.detach())
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+        if other.layer is not None:
+            assert float(found[~mask].abs().max()) == 0
+    states = masked.state_dict(), csr.state_dict()
+    assert states[0].keys() == states[1].keys()
+    for name, expected in states[0].items():
+        torch.testing.assert_close(states[1][name], expected, **TOLERANCE)
+
+
+@both_layouts
+@pytest.mark.parametrize("other_layout", [MASKED, CSR])
+def test_moments_move_to_another_layout_through_a_checkpoint(
+    layout: str, other_layout: str
+) -> None:
+    saved, restored = (build([MASK_ADAM] * L, layout=chosen) for chosen in (layout, other_layout))
+    dense = gradients(0)
+    saved.step_([p.from_dense(g) for p, g in zip(saved.parameters, dense, strict=True)])
+    restored.load_state_dict_(saved.state_dict())
+    assert restored.num_steps == 1
+    found = restored.state_dict()
+    for name, expected in saved.state_dict().items():
+        assert torch.equal(found[name], expected)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import torch  # noqa: F401  first, so that its OpenMP runtime is the one in use
 
 LIBRARY = Path(__file__).with_name("_fastanf_native.so")
 VARIANTS = ("baseline", "avx2", "avx512")
-_ABI = 1
+_ABI = 2
 
 _P, _I, _I64, _U32, _F = (
     ctypes.c_void_p,
@@ -23,6 +24,170 @@ _P, _I, _I64, _U32, _F = (
     ctypes.c_uint32,
     ctypes.c_float,
 )
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+# The structures of kernels.h; positional arguments follow their order.
+class PartArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "data"),
+        *_fields(_I64, "num lane_stride feature_stride row_stride"),
+    ]
+
+
+class InputArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(PartArgs, "real extra"),
+        *_fields(_I64, "rows num_noise"),
+        *_fields(_P, "key noise_row std quantiles"),
+        *_fields(_I64, "num_tables"),
+        *_fields(_U32, "stream"),
+    ]
+
+
+class LinearArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(InputArgs, "input"),
+        *_fields(_P, "weight bias"),
+        *_fields(_I64, "weight_stride bias_stride lanes copies outputs inputs"),
+        *_fields(_F, "slope"),
+        *_fields(_P, "output"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class WeightGradArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(InputArgs, "input"),
+        *_fields(_P, "grad"),
+        *_fields(_I64, "lanes copies outputs inputs"),
+        *_fields(_P, "weight_grad bias_grad"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class InputGradArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "weight"),
+        *_fields(_I64, "weight_stride"),
+        *_fields(_P, "grad"),
+        *_fields(_I64, "matrices outputs inputs rows first num"),
+        *_fields(_P, "activated"),
+        *_fields(_F, "slope"),
+        *_fields(_P, "input_grad"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class ConnectionArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "start column"),
+        *_fields(_I64, "start_stride stride blocks block_size"),
+    ]
+
+
+class CsrLinearArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(InputArgs, "input"),
+        *_fields(ConnectionArgs, "at"),
+        *_fields(_P, "value bias"),
+        *_fields(_I64, "bias_stride lanes copies outputs inputs"),
+        *_fields(_F, "slope"),
+        *_fields(_P, "output"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class CsrWeightGradArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(InputArgs, "input"),
+        *_fields(ConnectionArgs, "at"),
+        *_fields(_P, "grad"),
+        *_fields(_I64, "lanes copies outputs inputs"),
+        *_fields(_P, "value_grad bias_grad"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class CsrInputGradArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(ConnectionArgs, "at"),
+        *_fields(_P, "source value grad"),
+        *_fields(_I64, "matrices outputs inputs rows first num"),
+        *_fields(_P, "activated"),
+        *_fields(_F, "slope"),
+        *_fields(_P, "input_grad"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class AdamTensor(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "weight grad exp_avg exp_avg_sq mask target"),
+        *_fields(_I64, "n"),
+    ]
+
+
+class AdamArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "tensors"),
+        *_fields(_I64, "count lanes"),
+        *_fields(_P, "step_size weight_decay mask_moments tau"),
+        *_fields(_F, "beta1 one_minus_beta1 beta2 one_minus_beta2 sqrt_correction2 eps"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class EvolveArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "start column value exp_avg exp_avg_sq target num_drop new_bound key"),
+        *_fields(_I64, "matrices copies outputs inputs stored blocks block_size step"),
+        *_fields(_U32, "drop_stream grow_stream value_stream"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class TransposeArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "start column turned_start turned_column source"),
+        *_fields(_I64, "matrices outputs inputs stored blocks turned_size"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class GatherArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "obs action reward not_terminated final_slot final_obs time env"),
+        *_fields(_P, "out_obs out_action out_reward out_not_terminated out_next_obs"),
+        *_fields(_P, "out_obs_id out_next_obs_id"),
+        *_fields(_I64, "lanes slots envs finals features actions batch"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class SquashArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "head normal scale offset constant"),
+        *_fields(_F, "low high"),
+        *_fields(_P, "action log_density"),
+        *_fields(_I64, "lanes actions rows"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class SquashGradArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "head normal scale"),
+        *_fields(_F, "low high"),
+        *_fields(_P, "action_grad density_grad head_grad"),
+        *_fields(_I64, "lanes actions rows"),
+        *_fields(_I, "threads"),
+    ]
+
+
 _SIGNATURES = {
     "fastanf_abi": (_I, []),
     "fastanf_variant": (_I, []),
@@ -31,8 +196,19 @@ _SIGNATURES = {
         None,
         [_P, _I64, _I64, _I64, _I64, _I64, _P, _P, _U32, _I64, _P, _P, _I64, _I, _I],
     ),
-    "fastanf_adam": (None, [_P] * 10 + [_I64, _I64] + [_F] * 6 + [_I]),
+    "fastanf_adam": (None, [ctypes.POINTER(AdamArgs)]),
     "fastanf_polyak": (None, [_P, _P, _P, _P, _I64, _I64, _I]),
+    "fastanf_linear": (None, [ctypes.POINTER(LinearArgs)]),
+    "fastanf_weight_grad": (None, [ctypes.POINTER(WeightGradArgs)]),
+    "fastanf_input_grad": (None, [ctypes.POINTER(InputGradArgs)]),
+    "fastanf_csr_linear": (None, [ctypes.POINTER(CsrLinearArgs)]),
+    "fastanf_csr_weight_grad": (None, [ctypes.POINTER(CsrWeightGradArgs)]),
+    "fastanf_csr_input_grad": (None, [ctypes.POINTER(CsrInputGradArgs)]),
+    "fastanf_evolve": (None, [ctypes.POINTER(EvolveArgs)]),
+    "fastanf_transpose": (None, [ctypes.POINTER(TransposeArgs)]),
+    "fastanf_gather": (None, [ctypes.POINTER(GatherArgs)]),
+    "fastanf_squash": (None, [ctypes.POINTER(SquashArgs)]),
+    "fastanf_squash_grad": (None, [ctypes.POINTER(SquashGradArgs)]),
 }
 
 

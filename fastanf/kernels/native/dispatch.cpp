@@ -46,7 +46,7 @@ const KernelTable& kernels() {
 }  // namespace
 
 // Version of the C interface; the Python side refuses a library of another version.
-FASTANF_EXPORT int fastanf_abi(void) { return 1; }
+FASTANF_EXPORT int fastanf_abi(void) { return 2; }
 
 FASTANF_EXPORT int fastanf_variant(void) { return chosen; }
 
@@ -65,19 +65,31 @@ FASTANF_EXPORT void fastanf_random(void* out, int64_t lane_stride, int64_t featu
                       first_word, scale, quantiles, num_tables, draw, threads});
 }
 
-FASTANF_EXPORT void fastanf_adam(float* weight, const float* grad, float* exp_avg,
-                                 float* exp_avg_sq, const float* step_size,
-                                 const float* weight_decay, const uint8_t* mask,
-                                 const uint8_t* mask_moments, float* target, const float* tau,
-                                 int64_t lanes, int64_t n, float beta1, float one_minus_beta1,
-                                 float beta2, float one_minus_beta2, float sqrt_correction2,
-                                 float eps, int threads) {
-    kernels().adam({weight, grad, exp_avg, exp_avg_sq, step_size, weight_decay, mask, mask_moments,
-                    target, tau, lanes, n, beta1, one_minus_beta1, beta2, one_minus_beta2,
-                    sqrt_correction2, eps, threads});
-}
+FASTANF_EXPORT void fastanf_adam(const AdamArgs* args) { kernels().adam(*args); }
 
 FASTANF_EXPORT void fastanf_polyak(float* target, const float* weight, const float* tau,
                                    const uint8_t* mask, int64_t lanes, int64_t n, int threads) {
     kernels().polyak({target, weight, tau, mask, lanes, n, threads});
 }
+
+FASTANF_EXPORT void fastanf_linear(const LinearArgs* args) { kernels().linear(*args); }
+
+FASTANF_EXPORT void fastanf_weight_grad(const WeightGradArgs* args) { kernels().weight_grad(*args); }
+
+FASTANF_EXPORT void fastanf_input_grad(const InputGradArgs* args) { kernels().input_grad(*args); }
+
+FASTANF_EXPORT void fastanf_csr_linear(const CsrLinearArgs* args) { kernels().csr_linear(*args); }
+
+FASTANF_EXPORT void fastanf_csr_weight_grad(const CsrWeightGradArgs* args) { kernels().csr_weight_grad(*args); }
+
+FASTANF_EXPORT void fastanf_csr_input_grad(const CsrInputGradArgs* args) { kernels().csr_input_grad(*args); }
+
+FASTANF_EXPORT void fastanf_evolve(const EvolveArgs* args) { kernels().evolve(*args); }
+
+FASTANF_EXPORT void fastanf_transpose(const TransposeArgs* args) { kernels().transpose(*args); }
+
+FASTANF_EXPORT void fastanf_gather(const GatherArgs* args) { kernels().gather(*args); }
+
+FASTANF_EXPORT void fastanf_squash(const SquashArgs* args) { kernels().squash(*args); }
+
+FASTANF_EXPORT void fastanf_squash_grad(const SquashGradArgs* args) { kernels().squash_grad(*args); }

@@ -10,6 +10,7 @@
 namespace {
 
 using fastanf::AdamArgs;
+using fastanf::AdamTensor;
 using fastanf::PolyakArgs;
 
 constexpr int64_t kElementsPerPiece = 8192;
@@ -43,13 +44,13 @@ inline __attribute__((always_inline)) void average(float* __restrict target, flo
 
 // Elements [0, n) of one lane.
 template <Average kAverage, bool kMasked, bool kMoments>
-void adam_piece(const AdamArgs& a, int64_t lane, int64_t offset, int64_t n) {
-    float* __restrict weight = a.weight + offset;
-    const float* __restrict grad = a.grad + offset;
-    float* __restrict exp_avg = a.exp_avg ? a.exp_avg + offset : nullptr;
-    float* __restrict exp_avg_sq = a.exp_avg ? a.exp_avg_sq + offset : nullptr;
-    const uint8_t* __restrict mask = kMasked ? a.mask + offset : nullptr;
-    float* __restrict target = kAverage != Average::kNone ? a.target + offset : nullptr;
+void adam_piece(const AdamArgs& a, const AdamTensor& t, int64_t lane, int64_t offset, int64_t n) {
+    float* __restrict weight = t.weight + offset;
+    const float* __restrict grad = t.grad + offset;
+    float* __restrict exp_avg = kMoments ? t.exp_avg + offset : nullptr;
+    float* __restrict exp_avg_sq = kMoments ? t.exp_avg_sq + offset : nullptr;
+    const uint8_t* __restrict mask = kMasked ? t.mask + offset : nullptr;
+    float* __restrict target = kAverage != Average::kNone ? t.target + offset : nullptr;
     const float decay = a.weight_decay[lane], step = a.step_size[lane];
     const float tau = kAverage != Average::kNone ? a.tau[lane] : 0.0f;
     // All bits where the moments move everywhere, none where they follow the mask.
@@ -82,28 +83,34 @@ void adam_piece(const AdamArgs& a, int64_t lane, int64_t offset, int64_t n) {
 }
 
 template <Average kAverage>
-void adam_by_mask(const AdamArgs& a, int64_t lane, int64_t offset, int64_t n) {
-    if (a.exp_avg) {
-        if (a.mask) return adam_piece<kAverage, true, true>(a, lane, offset, n);
-        return adam_piece<kAverage, false, true>(a, lane, offset, n);
+void adam_by_mask(const AdamArgs& a, const AdamTensor& t, int64_t lane, int64_t offset, int64_t n) {
+    if (t.exp_avg) {
+        if (t.mask) return adam_piece<kAverage, true, true>(a, t, lane, offset, n);
+        return adam_piece<kAverage, false, true>(a, t, lane, offset, n);
     }
-    if (a.mask) return adam_piece<kAverage, true, false>(a, lane, offset, n);
-    return adam_piece<kAverage, false, false>(a, lane, offset, n);
+    if (t.mask) return adam_piece<kAverage, true, false>(a, t, lane, offset, n);
+    return adam_piece<kAverage, false, false>(a, t, lane, offset, n);
 }
 
+inline int64_t pieces_of(int64_t n) { return (n + kElementsPerPiece - 1) / kElementsPerPiece; }
+
 void step_adam(const AdamArgs& a) {
-    const int64_t pieces = (a.n + kElementsPerPiece - 1) / kElementsPerPiece;
-    const int64_t tasks = pieces * a.lanes;
+    int64_t tasks = 0;
+    for (int64_t i = 0; i < a.count; ++i) tasks += pieces_of(a.tensors[i].n) * a.lanes;
 #pragma omp parallel for num_threads(a.threads) schedule(static) if (tasks > 1 && a.threads > 1)
     for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t lane = task / pieces, first = task % pieces * kElementsPerPiece;
-        const int64_t n = a.n - first < kElementsPerPiece ? a.n - first : kElementsPerPiece;
-        const int64_t offset = lane * a.n + first;
-        switch (average_of(a.target, a.target ? a.tau[lane] : 0.0f)) {
-            case Average::kNone: adam_by_mask<Average::kNone>(a, lane, offset, n); break;
-            case Average::kKeep: adam_by_mask<Average::kKeep>(a, lane, offset, n); break;
-            case Average::kMix: adam_by_mask<Average::kMix>(a, lane, offset, n); break;
-            case Average::kCopy: adam_by_mask<Average::kCopy>(a, lane, offset, n); break;
+        const AdamTensor* t = a.tensors;
+        int64_t rest = task;
+        while (rest >= pieces_of(t->n) * a.lanes) rest -= pieces_of(t++->n) * a.lanes;
+        const int64_t pieces = pieces_of(t->n);
+        const int64_t lane = rest / pieces, first = rest % pieces * kElementsPerPiece;
+        const int64_t n = t->n - first < kElementsPerPiece ? t->n - first : kElementsPerPiece;
+        const int64_t offset = lane * t->n + first;
+        switch (average_of(t->target, t->target ? a.tau[lane] : 0.0f)) {
+            case Average::kNone: adam_by_mask<Average::kNone>(a, *t, lane, offset, n); break;
+            case Average::kKeep: adam_by_mask<Average::kKeep>(a, *t, lane, offset, n); break;
+            case Average::kMix: adam_by_mask<Average::kMix>(a, *t, lane, offset, n); break;
+            case Average::kCopy: adam_by_mask<Average::kCopy>(a, *t, lane, offset, n); break;
         }
     }
 }

@@ -165,9 +165,9 @@ struct Values {
     alignas(64) float v[4][kLanesOfWork];
 };
 
-// Noise feature i follows table i modulo the number of tables.
+// Word i of a row follows table i modulo the number of tables.
 inline const float* table_of(const RandomArgs& a, int64_t feature) {
-    return a.quantiles + (feature % a.num_tables) * kTablePoints;
+    return a.quantiles + ((a.first_word + feature) % a.num_tables) * kTablePoints;
 }
 
 // Sixteen values of each of four features, to[j] + 0 .. 15; does nothing for the other draws.

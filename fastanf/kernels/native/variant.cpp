@@ -4,11 +4,20 @@
 // Everything below has internal linkage but the table, so variants never share a function.
 #include "philox.h"
 #include "mask_adam.h"
+#include "linear.h"
+#include "csr.h"
+#include "evolve.h"
+#include "replay.h"
+#include "squashed.h"
 
 #define FASTANF_TABLE_NAME(name) table_##name
 #define FASTANF_TABLE(name) FASTANF_TABLE_NAME(name)
 
 namespace fastanf {
 extern const KernelTable FASTANF_TABLE(FASTANF_VARIANT);
-const KernelTable FASTANF_TABLE(FASTANF_VARIANT) = {draw_random, step_adam, step_polyak};
+const KernelTable FASTANF_TABLE(FASTANF_VARIANT) = {
+    draw_random, step_adam, step_polyak, linear,
+    linear_weight_grad, linear_input_grad, csr_linear, csr_weight_grad, csr_input_grad,
+    evolve, transpose_connections, gather_transitions,
+    squash_forward, squash_backward};
 }  // namespace fastanf
