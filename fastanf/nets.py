@@ -241,6 +241,8 @@ class TwinCritic:
 
     def __init__(self, mlp: StackedMLP):
         self.mlp = mlp
+        # The first critics by number, on the network's memory.
+        self._frozen: dict[int, StackedMLP] = {}
 
     def value(self, x: LayerInput, action: Tensor) -> Tensor:
         """Q_c(x, a): [L, F, B], [L, A, B] -> [L, C, B]."""
@@ -252,8 +254,13 @@ class TwinCritic:
 
         [L, F, B], [L, A, B] -> [L, num_critics, B].
         """
-        frozen = self.mlp.frozen(slice(num_critics), NUM_CRITICS)
-        return frozen.forward(x.with_extra(action)).view(x.num_lanes, -1, x.num_columns)
+        if num_critics not in self._frozen:
+            self._frozen[num_critics] = self.mlp.frozen(slice(num_critics), NUM_CRITICS)
+        return (
+            self._frozen[num_critics]
+            .forward(x.with_extra(action))
+            .view(x.num_lanes, -1, x.num_columns)
+        )
 
     def target_copy(self) -> TwinCritic:
         """The target network: a copy without gradients on the same connections."""

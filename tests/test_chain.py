@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastanf import kernels
+from fastanf import chain, kernels
 from fastanf.chain import run_layers
 from fastanf.kernels.layer_input import LayerInput, Noise
+from fastanf.kernels.stack import BackStep, run_backward
 from fastanf.sparse.layers import CSR, MASKED, CsrLinear, MaskedLinear, StackedLinear
 
 # Of the largest magnitude of a tensor: float32 rounding of three layers and of their gradients.
@@ -218,11 +219,18 @@ class WatchedLinear(MaskedLinear):
         return super().input_grad(grad, inputs, activated, slope)
 
 
+@pytest.fixture
+def layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in plain torch: layers are asked one after the other."""
+    monkeypatch.setattr(chain, "_are_native", lambda layers: False)
+
+
 def watched_layers(*refused: Sequence[str]) -> list[WatchedLinear]:
     layers = make_layers(2, (MASKED,) * 3)
     return [WatchedLinear(layer, names) for layer, names in zip(layers, refused, strict=True)]
 
 
+@pytest.mark.usefixtures("layer_by_layer")
 def test_no_input_gradient_is_computed_where_none_is_wanted():
     layers, parts = watched_layers(["input_grad"], [], []), make_parts()
     x = LayerInput(parts.stored, parts.noise, parts.extra.detach())
@@ -230,11 +238,12 @@ def test_no_input_gradient_is_computed_where_none_is_wanted():
     assert all(tensor.grad is not None for tensor in leaves(layers))
     assert [layer.asked for layer in layers] == [
         ["weight_grad"],
-        ["weight_grad", ("input_grad", (0, SIZES[1]), 0.01)],
-        ["weight_grad", ("input_grad", (0, SIZES[2]), 0.01)],
+        [("input_grad", (0, SIZES[1]), 0.01), "weight_grad"],
+        [("input_grad", (0, SIZES[2]), 0.01), "weight_grad"],
     ]
 
 
+@pytest.mark.usefixtures("layer_by_layer")
 def test_frozen_layers_give_the_gradient_of_the_action_alone():
     layers, parts = watched_layers(*[["weight_grad"]] * 3), make_parts()
     expected = run_layers(layers, 0.01, parts.x)
@@ -251,6 +260,30 @@ def test_frozen_layers_give_the_gradient_of_the_action_alone():
     other.backward(output_grad(other))
     assert parts.extra.grad is not None and again.extra.grad is not None
     assert torch.equal(parts.extra.grad, again.extra.grad)
+
+
+@needs_native
+@pytest.mark.parametrize("learns", [True, False])
+def test_compiled_kernels_are_asked_once_and_for_what_is_wanted(
+    learns: bool, monkeypatch: pytest.MonkeyPatch
+):
+    layers, parts = make_layers(2, (CSR, MASKED, CSR)), make_parts()
+    x = parts.x
+    if learns:
+        x = LayerInput(parts.stored, parts.noise, parts.extra.detach())
+    else:
+        layers = [layer.frozen() for layer in layers]
+    asked = []
+
+    def watch(grad: Tensor, steps: Sequence[BackStep]) -> list[Tensor]:
+        asked.append([(step.first, step.num) for step in steps])
+        return run_backward(grad, steps)
+
+    monkeypatch.setattr(chain, "run_backward", watch)
+    run_layers(layers, 0.01, x).sum().backward()
+    hidden = [(0, SIZES[2]), (0, SIZES[1])]
+    actions = [(SIZES[0] - NUM_ACTIONS, NUM_ACTIONS)]
+    assert asked == [hidden if learns else hidden + actions]
 
 
 @pytest.mark.parametrize("layouts", LAYOUTS, ids="-".join)

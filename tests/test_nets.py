@@ -268,6 +268,7 @@ def test_log_density_is_that_of_a_squashed_normal() -> None:
     x, normal = random_input(33), torch.randn(L, A, 33)
     action, log_density = actor.sample(x, normal)
     mean, log_std = actor.mlp.forward(x).double().chunk(2, 1)
+    log_std = log_std.clamp(-20.0, 2.0)
     squashed = distributions.TransformedDistribution(
         distributions.Normal(mean, log_std.exp()),
         [

@@ -26,19 +26,23 @@ from fastanf.kernels.layer_input import LayerInput
 from fastanf.kernels.linear import (
     check_grad,
     check_input_grad,
-    dense_rows,
     is_native,
     linear_input_grad_ref,
     linear_ref,
     linear_weight_grad_ref,
-    native,
 )
 from fastanf.kernels.native import (
     ConnectionArgs,
-    CsrInputGradArgs,
-    CsrLinearArgs,
     CsrWeightGradArgs,
     TransposeArgs,
+)
+from fastanf.kernels.stack import (
+    BackStep,
+    Weights,
+    dense_rows,
+    native,
+    run_backward,
+    run_forward,
 )
 
 # Inputs of a block: their 100 columns fill the first cache (32 kB) at the lower number. Sparser
@@ -183,27 +187,10 @@ class Connections:
         return Connections(start, column, self.counts, I, O, size), source.to(torch.int32)
 
     def pick(self, copy: slice, num_copies: int) -> Connections:
-        """Those of some of the C copies of each lane, on the same memory."""
-
+        """Those of some of the C copies of each lane, on the same memory; they follow changes."""
         if copy.indices(num_copies) == (0, num_copies, 1):
             return self
-
-        def of(tensor: Tensor) -> Tensor:
-            return tensor.unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
-
-        picked = Connections(
-            of(self.start), of(self.column), of(self.counts),
-            self.num_outputs, self.num_inputs, self.block_size,
-        )  # fmt: skip
-        turned, source = self.transposed
-        picked.__dict__["transposed"] = (
-            Connections(
-                of(turned.start), of(turned.column), of(turned.counts),
-                turned.num_outputs, turned.num_inputs, turned.block_size,
-            ),
-            of(source),
-        )  # fmt: skip
-        return picked
+        return _PickedConnections(self, copy, num_copies)
 
     def move_to_(self, other: Connections) -> None:
         """Take over the connections of `other`, which stores as many.
@@ -235,6 +222,40 @@ class Connections:
             self.start.data_ptr(), self.column.data_ptr(), self.start.stride(0),
             self.column.stride(0), self.num_blocks, self.block_size,
         )  # fmt: skip
+
+
+class _PickedConnections(Connections):
+    """Some copies of other connections, on their memory."""
+
+    def __init__(self, whole: Connections, copy: slice, num_copies: int):
+        def of(tensor: Tensor) -> Tensor:
+            return tensor.unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
+
+        super().__init__(
+            of(whole.start), of(whole.column), of(whole.counts),
+            whole.num_outputs, whole.num_inputs, whole.block_size,
+        )  # fmt: skip
+        self._whole, self._of = whole, of
+        self._turned: tuple[Connections, tuple[Connections, Tensor]] | None = None
+
+    @property
+    def output(self) -> Tensor:
+        return self._of(self._whole.output)
+
+    @property
+    def place(self) -> Tensor:
+        return self._of(self._whole.place)
+
+    @property
+    def transposed(self) -> tuple[Connections, Tensor]:
+        whole, source = self._whole.transposed
+        if self._turned is None or self._turned[0] is not whole:
+            turned = Connections(
+                self._of(whole.start), self._of(whole.column), self._of(whole.counts),
+                whole.num_outputs, whole.num_inputs, whole.block_size,
+            )  # fmt: skip
+            self._turned = whole, (turned, self._of(source))
+        return self._turned[1]
 
 
 def block_size_for(density: float, num_inputs: int) -> int:
@@ -296,17 +317,8 @@ def csr_linear(
         )
     if B == 0 or not (x.is_native and is_native(value, bias)):
         return csr_linear_ref(x, value, at, bias, slope)
-    value, bias = _like_columns(value, at), dense_rows(bias)
-    out = torch.empty(G, O, B)
-    native().fastanf_csr_linear(
-        ctypes.byref(
-            CsrLinearArgs(
-                x.args, at.args, value.data_ptr(), bias.data_ptr(), bias.stride(0), L, G // L, O,
-                I, slope, out.data_ptr(), torch.get_num_threads(),
-            )
-        )
-    )  # fmt: skip
-    return out
+    weights = Weights(like_columns(value, at), dense_rows(bias), at, (G, O, I))
+    return run_forward(x, [weights], [slope])[0]
 
 
 def csr_weight_grad(x: LayerInput, grad: Tensor, at: Connections) -> tuple[Tensor, Tensor]:
@@ -368,30 +380,19 @@ def csr_input_grad(
     Raises:
         ValueError: on shapes that do not fit each other.
     """
-    G, O, B = grad.shape
+    G, O, _ = grad.shape
     first, last = check_input_grad(
         (at.num_matrices, at.num_outputs, at.num_inputs), grad, inputs, activated
     )
     if grad.numel() == 0 or not is_native(value, grad):
         return csr_input_grad_ref(value, at, grad, inputs, activated, slope)
-    value, grad = _like_columns(value, at), grad.contiguous()
     activated = None if activated is None else activated.contiguous()
-    turned, source = at.transposed
-    out = torch.empty(G, last - first, B)
-    native().fastanf_csr_input_grad(
-        ctypes.byref(
-            CsrInputGradArgs(
-                turned.args, source.data_ptr(), value.data_ptr(), grad.data_ptr(), G, O,
-                at.num_inputs, B, first, last - first,
-                None if activated is None else activated.data_ptr(), slope, out.data_ptr(),
-                torch.get_num_threads(),
-            )
-        )
-    )  # fmt: skip
-    return out
+    # The bias has no part in this.
+    weights = Weights(like_columns(value, at), value, at, (G, O, at.num_inputs))
+    return run_backward(grad, [BackStep(weights, first, last - first, activated, slope)])[0]
 
 
-def _like_columns(value: Tensor, at: Connections) -> Tensor:
+def like_columns(value: Tensor, at: Connections) -> Tensor:
     """The values with the strides of the connections' columns."""
     if value.stride() == at.column.stride():
         return value

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fastanf.kernels.csr import Connections
-from fastanf.kernels.linear import is_native, native
+from fastanf.kernels.linear import is_native
 from fastanf.kernels.native import EvolveArgs
+from fastanf.kernels.stack import native
 
 
 @dataclass(frozen=True)

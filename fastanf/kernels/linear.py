@@ -22,7 +22,15 @@ from torch import Tensor
 
 from fastanf import kernels
 from fastanf.kernels.layer_input import LayerInput
-from fastanf.kernels.native import InputGradArgs, LinearArgs, WeightGradArgs
+from fastanf.kernels.native import WeightGradArgs
+from fastanf.kernels.stack import (
+    BackStep,
+    Weights,
+    dense_rows,
+    native,
+    run_backward,
+    run_forward,
+)
 
 # Up to this many rows MKL 2024.2 may take another route for a single product than for a batch of
 # them, with other rounding (tried: 1..512 rows, 17 to 256 inputs, B = 16..256).
@@ -112,17 +120,8 @@ def linear(x: LayerInput, weight: Tensor, bias: Tensor, slope: float = 1.0) -> T
         )
     if B == 0 or not (x.is_native and is_native(weight, bias)):
         return linear_ref(x, weight, bias, slope)
-    weight, bias = dense_rows(weight), dense_rows(bias)
-    out = torch.empty(G, O, B)
-    native().fastanf_linear(
-        ctypes.byref(
-            LinearArgs(
-                x.args, weight.data_ptr(), bias.data_ptr(), weight.stride(0), bias.stride(0), L,
-                G // L, O, I, slope, out.data_ptr(), torch.get_num_threads(),
-            )
-        )
-    )  # fmt: skip
-    return out
+    weights = Weights(dense_rows(weight), dense_rows(bias), None, (G, O, I))
+    return run_forward(x, [weights], [slope])[0]
 
 
 def linear_weight_grad(x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,23 +177,14 @@ def linear_input_grad(
     Raises:
         ValueError: on shapes that do not fit each other.
     """
-    G, O, B = grad.shape
+    G, O, _ = grad.shape
     first, last = check_input_grad(tuple(weight.shape), grad, inputs, activated)
     if grad.numel() == 0 or not is_native(weight, grad):
         return linear_input_grad_ref(weight, grad, inputs, activated, slope)
-    weight, grad = dense_rows(weight), grad.contiguous()
     activated = None if activated is None else activated.contiguous()
-    out = torch.empty(G, last - first, B)
-    native().fastanf_input_grad(
-        ctypes.byref(
-            InputGradArgs(
-                weight.data_ptr(), weight.stride(0), grad.data_ptr(), G, O, weight.shape[2], B,
-                first, last - first, None if activated is None else activated.data_ptr(), slope,
-                out.data_ptr(), torch.get_num_threads(),
-            )
-        )
-    )  # fmt: skip
-    return out
+    # The bias has no part in this.
+    weights = Weights(dense_rows(weight), weight, None, (G, O, weight.shape[2]))
+    return run_backward(grad, [BackStep(weights, first, last - first, activated, slope)])[0]
 
 
 def check_grad(x: LayerInput, grad: Tensor, G: int, O: int, I: int) -> None:
@@ -232,19 +222,3 @@ def check_input_grad(
             f"activated has shape {[*activated.shape]}: must be {[G, last - first, B]}"
         )
     return first, last
-
-
-def native() -> ctypes.CDLL:
-    """The compiled kernels, known to be there."""
-    assert kernels.NATIVE is not None
-    return kernels.NATIVE
-
-
-def dense_rows(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy where anything but its first axis has gaps."""
-    dense = 1
-    for size, stride in zip(tensor.shape[:0:-1], tensor.stride()[:0:-1], strict=True):
-        if stride != dense and size != 1:
-            return tensor.contiguous()
-        dense *= size
-    return tensor

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastanf.kernels.linear import is_native, native
+from fastanf.kernels.linear import is_native
 from fastanf.kernels.native import GatherArgs
+from fastanf.kernels.stack import native
 
 
 class Batch(NamedTuple):

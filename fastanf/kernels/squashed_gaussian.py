@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastanf.kernels.linear import is_native, native
+from fastanf.kernels.linear import is_native
 from fastanf.kernels.native import SquashArgs, SquashGradArgs
+from fastanf.kernels.stack import native
 
 
 class Squashing(NamedTuple):

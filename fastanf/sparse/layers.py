@@ -22,9 +22,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastanf.kernels.csr import Connections, csr_input_grad, csr_linear, csr_weight_grad
+from fastanf.kernels.csr import (
+    Connections,
+    csr_input_grad,
+    csr_linear,
+    csr_weight_grad,
+    like_columns,
+)
 from fastanf.kernels.layer_input import LayerInput
 from fastanf.kernels.linear import linear, linear_input_grad, linear_weight_grad
+from fastanf.kernels.stack import Weights, dense_rows
 
 MASKED, CSR = "masked", "csr"
 # Random streams number the layers of all networks with this stride.
@@ -64,6 +71,11 @@ class StackedLinear(ABC):
     """[G, O]."""
     shape: tuple[int, int, int]
     """(G, O, I)."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Weights:
+        """As the compiled kernels take the layer."""
 
     @abstractmethod
     def forward(self, x: LayerInput, slope: float = 1.0) -> Tensor:
@@ -153,6 +165,10 @@ class MaskedLinear(StackedLinear):
         self.bias, self.mask = bias, mask
         self.shape = (weight.shape[0], weight.shape[1], weight.shape[2])
 
+    @property
+    def weights(self) -> Weights:
+        return Weights(dense_rows(self.weight), dense_rows(self.bias), None, self.shape)
+
     def forward(self, x: LayerInput, slope: float = 1.0) -> Tensor:
         return linear(x, self.weight, self.bias, slope)
 
@@ -221,6 +237,11 @@ class CsrLinear(StackedLinear):
         value = at.from_dense(weight)
         at.changed()  # what was derived for this is not wanted again
         return CsrLinear(value, bias, at)
+
+    @property
+    def weights(self) -> Weights:
+        value = like_columns(self.value, self.at)
+        return Weights(value, dense_rows(self.bias), self.at, self.shape)
 
     def forward(self, x: LayerInput, slope: float = 1.0) -> Tensor:
         return csr_linear(x, self.value, self.at, self.bias, slope)

@@ -15,7 +15,7 @@ import torch  # noqa: F401  first, so that its OpenMP runtime is the one in use
 
 LIBRARY = Path(__file__).with_name("_fastanf_native.so")
 VARIANTS = ("baseline", "avx2", "avx512")
-_ABI = 2
+_ABI = 3
 
 _P, _I, _I64, _U32, _F = (
     ctypes.c_void_p,
@@ -48,36 +48,12 @@ class InputArgs(ctypes.Structure):
     ]
 
 
-class LinearArgs(ctypes.Structure):
-    _fields_ = [
-        *_fields(InputArgs, "input"),
-        *_fields(_P, "weight bias"),
-        *_fields(_I64, "weight_stride bias_stride lanes copies outputs inputs"),
-        *_fields(_F, "slope"),
-        *_fields(_P, "output"),
-        *_fields(_I, "threads"),
-    ]
-
-
 class WeightGradArgs(ctypes.Structure):
     _fields_ = [
         *_fields(InputArgs, "input"),
         *_fields(_P, "grad"),
         *_fields(_I64, "lanes copies outputs inputs"),
         *_fields(_P, "weight_grad bias_grad"),
-        *_fields(_I, "threads"),
-    ]
-
-
-class InputGradArgs(ctypes.Structure):
-    _fields_ = [
-        *_fields(_P, "weight"),
-        *_fields(_I64, "weight_stride"),
-        *_fields(_P, "grad"),
-        *_fields(_I64, "matrices outputs inputs rows first num"),
-        *_fields(_P, "activated"),
-        *_fields(_F, "slope"),
-        *_fields(_P, "input_grad"),
         *_fields(_I, "threads"),
     ]
 
@@ -89,14 +65,40 @@ class ConnectionArgs(ctypes.Structure):
     ]
 
 
-class CsrLinearArgs(ctypes.Structure):
+class LayerArgs(ctypes.Structure):
     _fields_ = [
-        *_fields(InputArgs, "input"),
+        *_fields(_P, "weight bias"),
+        *_fields(_I64, "weight_stride bias_stride outputs inputs"),
         *_fields(ConnectionArgs, "at"),
-        *_fields(_P, "value bias"),
-        *_fields(_I64, "bias_stride lanes copies outputs inputs"),
         *_fields(_F, "slope"),
         *_fields(_P, "output"),
+    ]
+
+
+class ForwardArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(InputArgs, "input"),
+        *_fields(_P, "layers"),
+        *_fields(_I64, "count lanes copies"),
+        *_fields(_I, "threads"),
+    ]
+
+
+class BackLayerArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "weight"),
+        *_fields(_I64, "weight_stride outputs inputs first num"),
+        *_fields(ConnectionArgs, "turned"),
+        *_fields(_P, "source activated"),
+        *_fields(_F, "slope"),
+        *_fields(_P, "input_grad"),
+    ]
+
+
+class BackwardArgs(ctypes.Structure):
+    _fields_ = [
+        *_fields(_P, "grad layers"),
+        *_fields(_I64, "count matrices rows"),
         *_fields(_I, "threads"),
     ]
 
@@ -108,18 +110,6 @@ class CsrWeightGradArgs(ctypes.Structure):
         *_fields(_P, "grad"),
         *_fields(_I64, "lanes copies outputs inputs"),
         *_fields(_P, "value_grad bias_grad"),
-        *_fields(_I, "threads"),
-    ]
-
-
-class CsrInputGradArgs(ctypes.Structure):
-    _fields_ = [
-        *_fields(ConnectionArgs, "at"),
-        *_fields(_P, "source value grad"),
-        *_fields(_I64, "matrices outputs inputs rows first num"),
-        *_fields(_P, "activated"),
-        *_fields(_F, "slope"),
-        *_fields(_P, "input_grad"),
         *_fields(_I, "threads"),
     ]
 
@@ -198,12 +188,10 @@ _SIGNATURES = {
     ),
     "fastanf_adam": (None, [ctypes.POINTER(AdamArgs)]),
     "fastanf_polyak": (None, [_P, _P, _P, _P, _I64, _I64, _I]),
-    "fastanf_linear": (None, [ctypes.POINTER(LinearArgs)]),
     "fastanf_weight_grad": (None, [ctypes.POINTER(WeightGradArgs)]),
-    "fastanf_input_grad": (None, [ctypes.POINTER(InputGradArgs)]),
-    "fastanf_csr_linear": (None, [ctypes.POINTER(CsrLinearArgs)]),
+    "fastanf_forward": (None, [ctypes.POINTER(ForwardArgs)]),
+    "fastanf_backward": (None, [ctypes.POINTER(BackwardArgs)]),
     "fastanf_csr_weight_grad": (None, [ctypes.POINTER(CsrWeightGradArgs)]),
-    "fastanf_csr_input_grad": (None, [ctypes.POINTER(CsrInputGradArgs)]),
     "fastanf_evolve": (None, [ctypes.POINTER(EvolveArgs)]),
     "fastanf_transpose": (None, [ctypes.POINTER(TransposeArgs)]),
     "fastanf_gather": (None, [ctypes.POINTER(GatherArgs)]),

@@ -1,23 +1,18 @@
-// Stacked linear layers that store active connections only.
+// The product of a layer that stores active connections only.
 //
 // Every connection multiplies one row of the input by one number: the minibatch lies along the
 // vectors, and the sums of an output stay in registers while its connections pass. Inputs are
-// taken in blocks that fit the nearest cache; noise features are drawn into the block.
+// taken in blocks that fit the nearest cache.
 //
 // An output's sum is one chain of fused multiply-adds in ascending input, as in the dense product
 // (dense.h), so both layouts give the same bits.
 #pragma once
 
 #include "dense.h"
-#include "layer_input.h"
-#include "row_sums.h"
 
 namespace {
 
 using fastanf::Connections;
-using fastanf::CsrInputGradArgs;
-using fastanf::CsrLinearArgs;
-using fastanf::CsrWeightGradArgs;
 
 struct Rows {
     const int32_t* start;   // of the first row's connections
@@ -118,110 +113,6 @@ void multiply_rows(const Rows& p, int64_t columns) {
         } else {
             multiply_rows<F0, kIndirect>(p, at, full);
         }
-    }
-}
-
-// y = act(b + W x).
-void csr_linear(const CsrLinearArgs& a) {
-    const int64_t B = a.input.rows, O = a.outputs, I = a.inputs;
-    const Parts parts(a.lanes, B, a.threads);
-    const int64_t tasks = a.lanes * parts.count;
-#pragma omp parallel for num_threads(a.threads) schedule(static) if (tasks > 1 && a.threads > 1)
-    for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t lane = task / parts.count, part = task % parts.count;
-        const int64_t begin = parts.begin(part), n = parts.size(part), stride = padded(n);
-        float* tile = tile_scratch.floats(a.at.block_size * stride);
-        float* sums = sum_scratch.floats(a.copies * O * stride);
-        for (int64_t block = 0; block < a.at.blocks; ++block) {
-            const int64_t first = block * a.at.block_size;
-            const int64_t last = first + a.at.block_size < I ? first + a.at.block_size : I;
-            fill_tile(a.input, lane, first, last, begin, n, tile, stride);
-            for (int64_t copy = 0; copy < a.copies; ++copy) {
-                const int64_t g = lane * a.copies + copy;
-                const Start start =
-                    block > 0 ? Start::kSums : (a.bias ? Start::kBias : Start::kZero);
-                const Rows rows{a.at.start + g * a.at.start_stride + block * O,
-                                a.at.column + g * a.at.stride,
-                                nullptr,
-                                a.value + g * a.at.stride,
-                                tile - first * stride,
-                                stride,
-                                sums + copy * O * stride,
-                                O,
-                                start,
-                                a.bias ? a.bias + g * a.bias_stride : nullptr};
-                multiply_rows<false>(rows, n);
-            }
-        }
-        store_activated(sums, stride, a.copies * O, n, a.slope,
-                        a.output + lane * a.copies * O * B + begin, B);
-    }
-}
-
-// The gradient of each value, dz_o . x_i, and of the biases.
-void csr_weight_grad(const CsrWeightGradArgs& a) {
-    const int64_t B = a.input.rows, O = a.outputs, I = a.inputs;
-    const int64_t tasks = a.lanes * a.at.blocks;
-    constexpr int64_t kChunk = 16 * kRowVectors;
-#pragma omp parallel for num_threads(a.threads) schedule(static) if (tasks > 1 && a.threads > 1)
-    for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t lane = task / a.at.blocks, block = task % a.at.blocks;
-        const int64_t first = block * a.at.block_size;
-        const int64_t last = first + a.at.block_size < I ? first + a.at.block_size : I;
-        for (int64_t row = 0; row < B; row += kChunk) {
-            const int64_t n = B - row < kChunk ? B - row : kChunk, stride = padded(n);
-            float* tile = tile_scratch.floats(a.at.block_size * stride);
-            fill_tile(a.input, lane, first, last, row, n, tile, stride);
-            for (int64_t copy = 0; copy < a.copies; ++copy) {
-                const int64_t g = lane * a.copies + copy;
-                const int32_t* start = a.at.start + g * a.at.start_stride + block * O;
-                const int32_t* column = a.at.column + g * a.at.stride;
-                float* out = a.value_grad + g * a.at.stride;
-                for (int64_t o = 0; o < O; ++o) {
-                    const int32_t j = start[o];
-                    dots_up_to_128(a.grad + (g * O + o) * B + row, n, tile - first * stride, stride,
-                                   column + j, start[o + 1] - j, out + j, row > 0);
-                }
-            }
-        }
-        if (block == 0) {
-            row_sums(a.grad + lane * a.copies * O * B, a.copies * O, B,
-                     a.bias_grad + lane * a.copies * O);
-        }
-    }
-}
-
-// dx = W^T dz, through the activation that made x.
-void csr_input_grad(const CsrInputGradArgs& a) {
-    const int64_t B = a.rows, O = a.outputs, I = a.inputs;
-    const Parts parts(a.matrices, B, a.threads);
-    const int64_t tasks = a.matrices * parts.count;
-    const PartArgs grad{a.grad, O, O * B, B, 1};
-#pragma omp parallel for num_threads(a.threads) schedule(static) if (tasks > 1 && a.threads > 1)
-    for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t g = task / parts.count, part = task % parts.count;
-        const int64_t begin = parts.begin(part), n = parts.size(part), stride = padded(n);
-        float* tile = tile_scratch.floats(a.at.block_size * stride);
-        float* sums = sum_scratch.floats(a.num * stride);
-        for (int64_t block = 0; block < a.at.blocks; ++block) {
-            const int64_t first = block * a.at.block_size;
-            const int64_t last = first + a.at.block_size < O ? first + a.at.block_size : O;
-            copy_part(grad, g, first, last, begin, n, tile, stride);
-            const Rows rows{a.at.start + g * a.at.start_stride + block * I + a.first,
-                            a.at.column + g * a.at.stride,
-                            a.source + g * a.at.stride,
-                            a.value + g * a.at.stride,
-                            tile - first * stride,
-                            stride,
-                            sums,
-                            a.num,
-                            block > 0 ? Start::kSums : Start::kZero,
-                            nullptr};
-            multiply_rows<true>(rows, n);
-        }
-        const int64_t at = g * a.num * B + begin;
-        store_through_activation(sums, stride, a.num, n, a.activated ? a.activated + at : nullptr,
-                                 B, a.slope, a.input_grad + at, B);
     }
 }
 

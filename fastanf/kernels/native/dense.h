@@ -4,6 +4,8 @@
 // how the product is cut nor on what is computed beside it.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace {

@@ -46,7 +46,7 @@ const KernelTable& kernels() {
 }  // namespace
 
 // Version of the C interface; the Python side refuses a library of another version.
-FASTANF_EXPORT int fastanf_abi(void) { return 2; }
+FASTANF_EXPORT int fastanf_abi(void) { return 3; }
 
 FASTANF_EXPORT int fastanf_variant(void) { return chosen; }
 
@@ -72,17 +72,13 @@ FASTANF_EXPORT void fastanf_polyak(float* target, const float* weight, const flo
     kernels().polyak({target, weight, tau, mask, lanes, n, threads});
 }
 
-FASTANF_EXPORT void fastanf_linear(const LinearArgs* args) { kernels().linear(*args); }
+FASTANF_EXPORT void fastanf_forward(const ForwardArgs* args) { kernels().forward(*args); }
+
+FASTANF_EXPORT void fastanf_backward(const BackwardArgs* args) { kernels().backward(*args); }
 
 FASTANF_EXPORT void fastanf_weight_grad(const WeightGradArgs* args) { kernels().weight_grad(*args); }
 
-FASTANF_EXPORT void fastanf_input_grad(const InputGradArgs* args) { kernels().input_grad(*args); }
-
-FASTANF_EXPORT void fastanf_csr_linear(const CsrLinearArgs* args) { kernels().csr_linear(*args); }
-
 FASTANF_EXPORT void fastanf_csr_weight_grad(const CsrWeightGradArgs* args) { kernels().csr_weight_grad(*args); }
-
-FASTANF_EXPORT void fastanf_csr_input_grad(const CsrInputGradArgs* args) { kernels().csr_input_grad(*args); }
 
 FASTANF_EXPORT void fastanf_evolve(const EvolveArgs* args) { kernels().evolve(*args); }
 

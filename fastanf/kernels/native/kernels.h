@@ -81,15 +81,52 @@ struct InputArgs {
     uint32_t stream;
 };
 
-// A stacked layer of G = L * copies dense weight matrices.
-struct LinearArgs {
-    InputArgs input;
-    const float* weight;  // [G, O, I]
+// Where the active connections of a stacked layer are. Row g holds its values in the order
+// (block of inputs, output, input); those of block k and output o are at start[k * O + o] up to
+// start[k * O + o + 1]. What follows the last one is not in use.
+struct Connections {
+    const int32_t* start;   // [G, blocks * O + 1]
+    const int32_t* column;  // [G, stored] inputs
+    int64_t start_stride, stride;  // from matrix to matrix, of start and of all that is stored
+    int64_t blocks, block_size;
+};
+
+// A stacked layer of G = L * copies matrices, on its way forward.
+struct LayerArgs {
+    const float* weight;  // [G, O, I], or the values [G, stored] where connections are given
     const float* bias;    // [G, O] or null
     int64_t weight_stride, bias_stride;  // from matrix to matrix
-    int64_t lanes, copies, outputs, inputs;
-    float slope;          // of the activation below zero
-    float* output;        // [G, O, rows]
+    int64_t outputs, inputs;
+    Connections at;  // at.start is null where the weights are dense
+    float slope;     // of the activation below zero; 1 for none
+    float* output;   // [G, O, rows]
+};
+
+// Layers that follow each other; copies of a lane share the first one's input.
+struct ForwardArgs {
+    InputArgs input;
+    const LayerArgs* layers;
+    int64_t count, lanes, copies;
+    int threads;
+};
+
+// A stacked layer on the way back: the gradient of the inputs [first, first + num) of each matrix.
+struct BackLayerArgs {
+    const float* weight;    // as in LayerArgs
+    int64_t weight_stride;  // from matrix to matrix
+    int64_t outputs, inputs, first, num;
+    Connections turned;     // of the transposed layer, its outputs are columns; or start is null
+    const int32_t* source;  // [G, stored] where its values are among those of the layer
+    const float* activated;  // [G, num, rows] what entered the layer, or null
+    float slope;             // of the activation that made it
+    float* input_grad;       // [G, num, rows]
+};
+
+// Layers from the last to the first; each takes the gradient that the one before it gives.
+struct BackwardArgs {
+    const float* grad;  // [G, O, rows] of the first layer's output, before its activation
+    const BackLayerArgs* layers;
+    int64_t count, matrices, rows;
     int threads;
 };
 
@@ -103,40 +140,6 @@ struct WeightGradArgs {
     int threads;
 };
 
-// Gradient of the inputs [first, first + num) of every matrix.
-struct InputGradArgs {
-    const float* weight;  // [G, O, I]
-    int64_t weight_stride;  // from matrix to matrix
-    const float* grad;    // [G, O, rows]
-    int64_t matrices, outputs, inputs, rows, first, num;
-    const float* activated;  // [G, num, rows] what entered the layer, or null
-    float slope;             // of the activation that made it
-    float* input_grad;       // [G, num, rows]
-    int threads;
-};
-
-// Where the active connections of a stacked layer are. Row g holds its values in the order
-// (block of inputs, output, input); those of block k and output o are at start[k * O + o] up to
-// start[k * O + o + 1]. What follows the last one is not in use.
-struct Connections {
-    const int32_t* start;   // [G, blocks * O + 1]
-    const int32_t* column;  // [G, stored] inputs
-    int64_t start_stride, stride;  // from matrix to matrix, of start and of all that is stored
-    int64_t blocks, block_size;
-};
-
-struct CsrLinearArgs {
-    InputArgs input;
-    Connections at;
-    const float* value;  // [G, stored]
-    const float* bias;   // [G, O] or null
-    int64_t bias_stride;
-    int64_t lanes, copies, outputs, inputs;
-    float slope;
-    float* output;  // [G, O, rows]
-    int threads;
-};
-
 struct CsrWeightGradArgs {
     InputArgs input;
     Connections at;
@@ -144,19 +147,6 @@ struct CsrWeightGradArgs {
     int64_t lanes, copies, outputs, inputs;
     float* value_grad;  // [G, stored]
     float* bias_grad;   // [G, O]
-    int threads;
-};
-
-// The same as CsrLinearArgs with the roles of inputs and outputs exchanged.
-struct CsrInputGradArgs {
-    Connections at;        // of the transposed layer: outputs are its columns
-    const int32_t* source;  // [G, stored] where its values are among those of the layer
-    const float* value;    // [G, stored]
-    const float* grad;     // [G, O, rows]
-    int64_t matrices, outputs, inputs, rows, first, num;
-    const float* activated;
-    float slope;
-    float* input_grad;  // [G, num, rows]
     int threads;
 };
 
@@ -228,12 +218,10 @@ struct KernelTable {
     void (*random)(const RandomArgs&);
     void (*adam)(const AdamArgs&);
     void (*polyak)(const PolyakArgs&);
-    void (*linear)(const LinearArgs&);
+    void (*forward)(const ForwardArgs&);
+    void (*backward)(const BackwardArgs&);
     void (*weight_grad)(const WeightGradArgs&);
-    void (*input_grad)(const InputGradArgs&);
-    void (*csr_linear)(const CsrLinearArgs&);
     void (*csr_weight_grad)(const CsrWeightGradArgs&);
-    void (*csr_input_grad)(const CsrInputGradArgs&);
     void (*evolve)(const EvolveArgs&);
     void (*transpose)(const TransposeArgs&);
     void (*gather)(const GatherArgs&);

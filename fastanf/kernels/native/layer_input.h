@@ -99,36 +99,4 @@ struct Parts {
     }
 };
 
-// y = z for z > 0, slope * z else: rows of `from` to a tensor. Slope 1 is the identity.
-inline void store_activated(const float* from, int64_t stride, int64_t rows, int64_t n, float slope,
-                            float* to, int64_t to_stride) {
-    for (int64_t row = 0; row < rows; ++row) {
-        const float* __restrict z = from + row * stride;
-        float* __restrict y = to + row * to_stride;
-        if (slope == 1.0f) {
-            std::memcpy(y, z, (size_t)n * sizeof(float));
-        } else {
-#pragma omp simd
-            for (int64_t i = 0; i < n; ++i) y[i] = z[i] > 0.0f ? z[i] : slope * z[i];
-        }
-    }
-}
-
-// dz = dy for y > 0, slope * dy else, with y the activation's output.
-inline void store_through_activation(const float* from, int64_t stride, int64_t rows, int64_t n,
-                                     const float* y, int64_t y_stride, float slope, float* to,
-                                     int64_t to_stride) {
-    for (int64_t row = 0; row < rows; ++row) {
-        const float* __restrict dy = from + row * stride;
-        float* __restrict dz = to + row * to_stride;
-        if (!y || slope == 1.0f) {
-            std::memcpy(dz, dy, (size_t)n * sizeof(float));
-        } else {
-            const float* __restrict active = y + row * y_stride;
-#pragma omp simd
-            for (int64_t i = 0; i < n; ++i) dz[i] = active[i] > 0.0f ? dy[i] : slope * dy[i];
-        }
-    }
-}
-
 }  // namespace

@@ -4,8 +4,8 @@
 // Everything below has internal linkage but the table, so variants never share a function.
 #include "philox.h"
 #include "mask_adam.h"
-#include "linear.h"
-#include "csr.h"
+#include "layers.h"
+#include "weight_grad.h"
 #include "evolve.h"
 #include "replay.h"
 #include "squashed.h"
@@ -16,8 +16,8 @@
 namespace fastanf {
 extern const KernelTable FASTANF_TABLE(FASTANF_VARIANT);
 const KernelTable FASTANF_TABLE(FASTANF_VARIANT) = {
-    draw_random, step_adam, step_polyak, linear,
-    linear_weight_grad, linear_input_grad, csr_linear, csr_weight_grad, csr_input_grad,
-    evolve, transpose_connections, gather_transitions,
-    squash_forward, squash_backward};
+    draw_random,   step_adam,   step_polyak,        run_forward,
+    run_backward,  weight_grad, csr_weight_grad,    evolve,
+    transpose_connections,      gather_transitions, squash_forward,
+    squash_backward};
 }  // namespace fastanf

@@ -1,10 +1,9 @@
-// Stacked linear layers with dense weights: output, weight gradient and input gradient.
+// Gradients of weights and biases: dW = dz x^T, of all weights or of active connections only, and
+// db = the sum of dz over the minibatch.
 //
 // Axes: L lanes, G = L * copies matrices (a lane's copies share its input), O outputs, I inputs,
-// B columns (rows of the minibatch). Tensors are feature-major.
+// B columns (rows of the minibatch). Tensors are feature-major. Noise in the input is drawn again.
 #pragma once
-
-#include <type_traits>
 
 #include "dense.h"
 #include "layer_input.h"
@@ -12,44 +11,15 @@
 
 namespace {
 
-using fastanf::InputGradArgs;
-using fastanf::LinearArgs;
+using fastanf::CsrWeightGradArgs;
 using fastanf::WeightGradArgs;
 
-constexpr int64_t kDepth = 256;        // inputs (or rows) of a product at a time
-constexpr int64_t kBlockColumns = 128;  // inputs of a weight gradient at a time
-constexpr int64_t kFewOutputs = 8;      // below this a weight gradient is made of dot products
-
-// y = act(b + W x).
-void linear(const LinearArgs& a) {
-    const int64_t B = a.input.rows, O = a.outputs, I = a.inputs;
-    const Parts parts(a.lanes, B, a.threads);
-    const int64_t tasks = a.lanes * parts.count;
-#pragma omp parallel for num_threads(a.threads) schedule(static) if (tasks > 1 && a.threads > 1)
-    for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t lane = task / parts.count, part = task % parts.count;
-        const int64_t begin = parts.begin(part), n = parts.size(part), stride = padded(n);
-        float* tile = tile_scratch.floats((I < kDepth ? I : kDepth) * stride);
-        float* sums = sum_scratch.floats(a.copies * O * stride);
-        for (int64_t first = 0; first < I; first += kDepth) {
-            const int64_t depth = I - first < kDepth ? I - first : kDepth;
-            fill_tile(a.input, lane, first, first + depth, begin, n, tile, stride);
-            for (int64_t copy = 0; copy < a.copies; ++copy) {
-                const int64_t g = lane * a.copies + copy;
-                const Start start =
-                    first > 0 ? Start::kSums : (a.bias ? Start::kBias : Start::kZero);
-                multiply({a.weight + g * a.weight_stride + first, I, 1, tile, stride, sums + copy * O * stride,
-                          stride, O, depth, start, a.bias ? a.bias + g * a.bias_stride : nullptr},
-                         n);
-            }
-        }
-        store_activated(sums, stride, a.copies * O, n, a.slope,
-                        a.output + lane * a.copies * O * B + begin, B);
-    }
-}
+constexpr int64_t kRowsAtATime = 256;   // of the minibatch
+constexpr int64_t kBlockColumns = 128;  // inputs at a time
+constexpr int64_t kFewOutputs = 8;      // below this it is made of dot products
 
 // dW = dz x^T and db = the sum of dz over the minibatch.
-void linear_weight_grad(const WeightGradArgs& a) {
+void weight_grad(const WeightGradArgs& a) {
     const int64_t B = a.input.rows, O = a.outputs, I = a.inputs;
     int64_t blocks = (I + kBlockColumns - 1) / kBlockColumns;
     if (a.lanes * blocks % a.threads != 0 && a.lanes * blocks < 4 * a.threads) {
@@ -66,8 +36,8 @@ void linear_weight_grad(const WeightGradArgs& a) {
         // Columns that end inside a vector go through scratch memory.
         const Columns shape(n);
         const bool is_cut = n % 4 != 0 || (shape.tail == 0 && n % kWidth != 0);
-        for (int64_t row = 0; row < B; row += kDepth) {
-            const int64_t depth = B - row < kDepth ? B - row : kDepth, stride = padded(depth);
+        for (int64_t row = 0; row < B; row += kRowsAtATime) {
+            const int64_t depth = B - row < kRowsAtATime ? B - row : kRowsAtATime, stride = padded(depth);
             float* tile = tile_scratch.floats(n * stride);
             fill_tile(a.input, lane, first, first + n, row, depth, tile, stride);
             float* flipped = nullptr;
@@ -116,28 +86,36 @@ void linear_weight_grad(const WeightGradArgs& a) {
     }
 }
 
-// dx = W^T dz, through the activation that made x.
-void linear_input_grad(const InputGradArgs& a) {
-    const int64_t B = a.rows, O = a.outputs;
-    const Parts parts(a.matrices, B, a.threads);
-    const int64_t tasks = a.matrices * parts.count;
-    const PartArgs grad{a.grad, O, O * B, B, 1};
+// The gradient of each value, dz_o . x_i, and of the biases.
+void csr_weight_grad(const CsrWeightGradArgs& a) {
+    const int64_t B = a.input.rows, O = a.outputs, I = a.inputs;
+    const int64_t tasks = a.lanes * a.at.blocks;
+    constexpr int64_t kChunk = 16 * kRowVectors;
 #pragma omp parallel for num_threads(a.threads) schedule(static) if (tasks > 1 && a.threads > 1)
     for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t g = task / parts.count, part = task % parts.count;
-        const int64_t begin = parts.begin(part), n = parts.size(part), stride = padded(n);
-        float* tile = tile_scratch.floats((O < kDepth ? O : kDepth) * stride);
-        float* sums = sum_scratch.floats(a.num * stride);
-        for (int64_t first = 0; first < O; first += kDepth) {
-            const int64_t depth = O - first < kDepth ? O - first : kDepth;
-            copy_part(grad, g, first, first + depth, begin, n, tile, stride);
-            multiply({a.weight + g * a.weight_stride + first * a.inputs + a.first, 1, a.inputs, tile, stride,
-                      sums, stride, a.num, depth, first > 0 ? Start::kSums : Start::kZero, nullptr},
-                     n);
+        const int64_t lane = task / a.at.blocks, block = task % a.at.blocks;
+        const int64_t first = block * a.at.block_size;
+        const int64_t last = first + a.at.block_size < I ? first + a.at.block_size : I;
+        for (int64_t row = 0; row < B; row += kChunk) {
+            const int64_t n = B - row < kChunk ? B - row : kChunk, stride = padded(n);
+            float* tile = tile_scratch.floats(a.at.block_size * stride);
+            fill_tile(a.input, lane, first, last, row, n, tile, stride);
+            for (int64_t copy = 0; copy < a.copies; ++copy) {
+                const int64_t g = lane * a.copies + copy;
+                const int32_t* start = a.at.start + g * a.at.start_stride + block * O;
+                const int32_t* column = a.at.column + g * a.at.stride;
+                float* out = a.value_grad + g * a.at.stride;
+                for (int64_t o = 0; o < O; ++o) {
+                    const int32_t j = start[o];
+                    dots_up_to_128(a.grad + (g * O + o) * B + row, n, tile - first * stride, stride,
+                                   column + j, start[o + 1] - j, out + j, row > 0);
+                }
+            }
         }
-        const int64_t at = g * a.num * B + begin;
-        store_through_activation(sums, stride, a.num, n, a.activated ? a.activated + at : nullptr,
-                                 B, a.slope, a.input_grad + at, B);
+        if (block == 0) {
+            row_sums(a.grad + lane * a.copies * O * B, a.copies * O, B,
+                     a.bias_grad + lane * a.copies * O);
+        }
     }
 }
 
