@@ -56,7 +56,7 @@ class KernelBenchmark(benchmark.Benchmark):
         add("--noise_fraction", type=_share, nargs="+", metavar="X",
             help="shares of noise features [default 0.9; layers 0.9 0.99]")  # fmt: skip
         add("--sparsity", type=_share, nargs="+", metavar="X",
-            help="of a layer [default 0.8; layers 0.8 0.95, hidden ones 0 0.5 0.7 0.8 0.9]"
+            help="of a layer [default 0.8; layers 0.8 0.95, hidden ones 0 0.3 0.4 0.5 0.7 0.8 0.9]"
             )  # fmt: skip
         add("--lanes", type=benchmark.positive_int, nargs="+", default=[1, 8], metavar="L",
             help="numbers of lanes [default 1 8]")  # fmt: skip

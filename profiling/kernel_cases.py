@@ -213,11 +213,24 @@ def polyak(sizes: Sizes) -> Case:
 
 def sample(sizes: Sizes) -> Case:
     """A minibatch of every lane from a replay of 100,000 transitions."""
+    # Here, because an earlier revision has no such file.
+    from fastanf.kernels.replay_gather import (
+        Rings,
+        gather_transitions,
+        gather_transitions_ref,
+    )
+
     L, D, A, B = sizes.lanes, sizes.num_real, sizes.num_actions, sizes.batch_size
     replay = LaneReplay(L, REPLAY_TRANSITIONS, D, A)
     for tensor in (replay.obs, replay.action, replay.reward):
         tensor.normal_(generator=torch.Generator().manual_seed(0))
     replay.time = REPLAY_TRANSITIONS
+    rings = Rings(
+        replay.obs, replay.action, replay.reward, replay.not_terminated, replay.final_slot,
+        replay.final_obs,
+    )  # fmt: skip
+    gather = gather_transitions if sizes.impl == "native" else gather_transitions_ref
+    replay.transitions = lambda time, env: gather(rings, time, env)
     rng = LaneRng(list(range(L)), torch.device("cpu"))
     update = 0
 
@@ -257,6 +270,36 @@ def evolve(sizes: Sizes) -> Case:
     return Case(call, check)
 
 
+def csr_evolve(sizes: Sizes) -> Case:
+    """The same change where connections are stored, in place."""
+    from fastanf.kernels.csr import Connections
+    from fastanf.kernels.csr_evolve import EvolutionKeys, csr_evolve_
+
+    p, G = _Parameters(sizes), sizes.lanes * C
+    mask = p.mask.view(G, H, -1)
+    at = Connections.of_mask(mask)
+    value, target, *moments = (
+        at.from_dense(tensor.view_as(mask))
+        for tensor in (p.weight, p.weight, p.exp_avg, p.exp_avg_sq)
+    )
+    num_drop = [num_to_drop(sizes.active, DROP_FRACTION)] * G
+    step = 0
+
+    def call() -> None:
+        nonlocal step
+        step += 1
+        words = EvolutionKeys(keys(sizes.lanes), step, drop=1, grow=2, value=3)
+        csr_evolve_(value, at, num_drop, words, [0.0] * G, moments, target)
+
+    def check() -> None:
+        before = at.mask()
+        call()
+        require(bool((at.mask().sum((1, 2)) == sizes.active).all()), "connections were lost")
+        require(not torch.equal(at.mask(), before), "no connection has moved")
+
+    return Case(call, check)
+
+
 class Operation(NamedTuple):
     """How an operation is made ready, and the sizes where no others are asked for."""
 
@@ -275,8 +318,9 @@ OPERATIONS = {
     "empirical_noise": Operation(empirical_noise, _BOTH),
     "adam": Operation(adam, _BOTH),
     "polyak": Operation(polyak, _BOTH),
-    "sample": Operation(sample, ("torch",)),
+    "sample": Operation(sample, _BOTH),
     "evolve": Operation(evolve, ("torch",)),
+    "csr_evolve": Operation(csr_evolve, ("native",)),
 }
 """By name; layer_cases.py has those of the layers."""
 

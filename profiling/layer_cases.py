@@ -196,7 +196,7 @@ def _operations() -> dict[str, Operation]:
                     _maker(kind, is_csr, is_first),
                     _BOTH,
                     noise_fractions=(0.9, 0.99) if is_first else (0.0,),
-                    sparsities=(0.8, 0.95) if is_first else (0.0, 0.5, 0.7, 0.8, 0.9),
+                    sparsities=(0.8, 0.95) if is_first else (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9),
                     has_features=is_first,
                 )
     return operations

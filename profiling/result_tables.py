@@ -23,11 +23,12 @@ _PAPERS = {
     "envs_per_lane": "1",
     "settings": "",
 }
+_SPARSE_LANES = "8"
 _PAPERS_SPARSITIES = (_PAPERS["sparsity"], "dense")
 
 
 def update_table() -> str:
-    """Lane updates per second: work, policy and layout by number of lanes."""
+    """Lane updates per second: work and policy by number of lanes."""
     rows = [
         row
         for row in result_rows.read("update")
@@ -44,6 +45,53 @@ def update_table() -> str:
     lines = [[work, *(_rate(newest.get((work, count))) for count in lanes)] for work in works]
     used = [newest[key] for key in newest if key[0] in works and key[1] in lanes]
     head = ["lane updates per second", *(_plural(count) for count in lanes)]
+    return _markdown(head, lines, used)
+
+
+def sparse_table() -> str:
+    """Sparse lanes beside the dense ones of the same algorithm and task, in updates per second."""
+    rates = {
+        (row["env"], row["noise_fraction"], row["policies"], row["sparsity"]): row
+        for row in result_rows.read("update")
+        if row["metric"] == "lane_updates_per_s"
+        and "+" not in row["policies"]
+        and _has(row, {**_PAPERS, "sparsity": row["sparsity"], "lanes": _SPARSE_LANES})
+    }
+    lines, used = [], []
+    for (env, noise, policy, sparsity), row in rates.items():
+        dense = rates.get((env, noise, policy.rpartition("-")[2], "dense"))
+        if sparsity == "dense" or dense is None or not row["impl"].startswith("csr"):
+            continue
+        ratio = float(row["p50"]) / float(dense["p50"])
+        work = f"{_task(row)}, {policy}, {sparsity}"
+        lines.append([work, _spread(row), _spread(dense), f"{ratio:.1f}"])
+        used += [row, dense]
+    head = ["lane updates per second", "sparse", "dense", "times faster"]
+    return _markdown(head, sorted(lines), used)
+
+
+def layouts_table() -> str:
+    """Microseconds of a hidden layer's products, dense and stored, by the layer's density."""
+    rows = {
+        (row["op"], round(1 - float(row["sparsity"]), 6)): row
+        for row in result_rows.read("kernels")
+        if row["metric"] == "call_us"
+        and row["op"].startswith("hidden_")
+        and row["impl"] == "native"
+        and (row["lanes"], row["batch_size"]) == (_SPARSE_LANES, _PAPERS["batch_size"])
+    }
+    lines, used = [], []
+    for density in sorted({density for _, density in rows}, reverse=True):
+        line = [f"{density:g}"]
+        for name in ("linear", "weight_grad", "input_grad"):
+            dense = f"hidden_linear_{name}".replace("linear_linear", "linear")
+            pair = [rows.get((op, density)) for op in (dense, f"hidden_csr_{name}")]
+            line += ["" if row is None else f"{float(row['p50']):,.0f}" for row in pair]
+            used += [row for row in pair if row is not None]
+        lines.append(line)
+    head = [
+        "density", "forward, us", "stored", "weight gradient", "stored", "input gradient", "stored",
+    ]  # fmt: skip
     return _markdown(head, lines, used)
 
 
@@ -236,6 +284,8 @@ _LIBRARIES = {
 }
 TABLES: dict[str, Callable[[], str]] = {
     "update": update_table,
+    "sparse": sparse_table,
+    "layouts": layouts_table,
     "growth": growth_table,
     "stages": stages_table,
     "verdict": verdict_table,
@@ -246,6 +296,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "replay": replay_table,
     "demonstration": run_table("demonstration"),
     "tutorial": run_table("tutorial"),
+    "noise98": run_table("noise98"),
 }
 """By the name that stands in a text between `<!-- table: NAME -->` and `<!-- end -->`."""
 
@@ -284,11 +335,8 @@ def _task(row: Mapping[str, str]) -> str:
 
 
 def _work(row: Mapping[str, str]) -> str:
-    # The layout of a dense layer is always the same.
-    layout = "" if row["sparsity"] == "dense" else f" ({row['impl'].partition('/')[0]})"
     return (
-        f"{row['env'].removesuffix('-v3')} at {float(row['noise_fraction']):g}, "
-        f"{row['policies']}{layout}"
+        f"{row['env'].removesuffix('-v3')} at {float(row['noise_fraction']):g}, {row['policies']}"
     )
 
 

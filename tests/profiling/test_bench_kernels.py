@@ -102,7 +102,7 @@ def test_layers_are_measured_at_the_densities_that_decide_between_the_layouts(mo
         assert sizes_of(op) == [(0.9, 0.8), (0.9, 0.95), (0.99, 0.8), (0.99, 0.95)]
         assert sizes_of(op, "--noise_fraction", "0.5", "--sparsity", "0") == [(0.5, 0.0)]
     for op in ("hidden_linear", "hidden_csr_input_grad"):
-        assert sizes_of(op) == [(0.0, s) for s in (0.0, 0.5, 0.7, 0.8, 0.9)]
+        assert sizes_of(op) == [(0.0, s) for s in (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9)]
         # No feature enters a hidden layer.
         assert sizes_of(op, "--noise_fraction", "0.5", "0.9", "--sparsity", "0.2") == [(0.0, 0.2)]
     assert sizes_of("adam") == [(0.9, 0.8)]
@@ -153,18 +153,18 @@ def test_points_are_the_combinations_that_there_are(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_kernels.KernelBenchmark, "machine", lambda self: {"peak_gb_s": 1.0})
-    arguments = "--op polyak sample --impl reference torch --lanes 1 2 --env Hopper-v3 --json"
+    arguments = "--op polyak evolve --impl reference torch --lanes 1 2 --env Hopper-v3 --json"
     rounds = "--rounds 1 --round_s 0.01"
     assert benchmark.main(bench_kernels.KernelBenchmark(), f"{arguments} {rounds}".split()) == 0
     whole = json.loads(capsys.readouterr().out)
     found = [(p["op"], p["impl"], p["lanes"]) for p in whole["points"]]
     assert found == [
         ("polyak", "reference", 1), ("polyak", "reference", 2),
-        ("sample", "torch", 1), ("sample", "torch", 2),
+        ("evolve", "torch", 1), ("evolve", "torch", 2),
     ]  # fmt: skip
-    polyak, sample = whole["points"][0], whole["points"][2]
+    polyak, evolve = whole["points"][0], whole["points"][2]
     assert polyak["useful_gflop_s"] == pytest.approx(polyak["done_gflop_s"] / 5, rel=1e-3)
-    assert sample["call_us"] > 0 and "done_gflop_s" not in sample
+    assert evolve["call_us"] > 0 and "done_gflop_s" not in evolve
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_points_are_the_combinations_that_there_are(
         ("--sparsity 1", "[0, 1)"),
         ("--op evolve --sparsity 0", "--sparsity must be above 0"),
         ("--op noise --noise_fraction 0", "--noise_fraction must be above 0"),
-        ("--op sample --impl native", "--impl must be one that --op has"),
+        ("--op evolve --impl native", "--impl must be one that --op has"),
         ("--policy SAC", "--policy"),
     ],
 )

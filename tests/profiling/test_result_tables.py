@@ -63,20 +63,31 @@ def stage_row(stage: str, mean_ms: float, share: float, floor_ms: float, **figur
 
 def test_the_newest_rate_of_the_papers_setting_is_shown(results: Path) -> None:
     csr, dense = {"impl": "csr/native"}, {"policies": "SAC", "sparsity": "dense"}
-    rows = (
-        update_rows(100.0, **csr) + update_rows(320.0, **csr) + update_rows(200.0, lanes=1, **csr)
-    )
-    rows += update_rows(150.0) + update_rows(140.0, lanes=1)
+    rows = update_rows(150.0) + update_rows(140.0, lanes=1)  # older, masked
+    rows += update_rows(100.0, **csr) + update_rows(320.0, **csr)
+    rows += update_rows(200.0, lanes=1, **csr)
     rows += update_rows(160.0, **dense) + update_rows(170.0, lanes=1, **dense)
     other = update_rows(999.0, batch_size=256) + update_rows(998.0, policies="ANF-SAC+SAC")
     other += update_rows(997.0, sparsity="input 0.5") + update_rows(996.0, noise_fraction=0.5)
     other += update_rows(995.0, lanes=64)
     write(results / "update.csv", rows + other)
     table = result_tables.update_table()
-    assert "| HalfCheetah at 0.9, ANF-SAC (csr) | 200 (199-201) | 320 (319-321) |" in table
-    assert "| HalfCheetah at 0.9, ANF-SAC (masked) | 140 (139-141) | 150 (149-151) |" in table
+    assert "| HalfCheetah at 0.9, ANF-SAC | 200 (199-201) | 320 (319-321) |" in table
     assert "| HalfCheetah at 0.9, SAC | 170 (169-171) | 160 (159-161) |" in table
     assert "99" not in table.replace("199", "") and "Chip, 2 threads, v, d." in table
+
+
+def test_sparse_lanes_stand_beside_the_dense_ones_of_their_task(results: Path) -> None:
+    csr, dense = {"impl": "csr/native"}, {"policies": "SAC", "sparsity": "dense"}
+    rows = update_rows(300.0, **csr) + update_rows(150.0, **dense)
+    rows += update_rows(500.0, sparsity="global 0.9", policies="TowS-SAC", **csr)
+    rows += update_rows(999.0, noise_fraction=0.5, **csr)  # no dense rows of this task
+    rows += update_rows(998.0, lanes=1, **csr) + update_rows(997.0, policies="ANF-TD3", **csr)
+    write(results / "update.csv", rows)
+    table = result_tables.sparse_table()
+    assert "| HalfCheetah 0.9, ANF-SAC, input 0.8 | 300 (299-301) | 150 (149-151) | 2.0 |" in table
+    assert "TowS-SAC, global 0.9 | 500 (499-501) | 150 (149-151) | 3.3 |" in table
+    assert "99" not in table.replace("499", "").replace("299", "")
 
 
 def test_growth_changes_one_size_at_a_time(results: Path) -> None:
