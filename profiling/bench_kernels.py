@@ -67,11 +67,6 @@ class KernelBenchmark(benchmark.Benchmark):
         """Every combination."""
         for env in arguments.env:
             envs.validate(env)
-        if "native" in arguments.impl and not has_native():
-            raise ValueError(
-                "--impl native must be built: install a C++17 compiler and reinstall fastanf, or "
-                "give --impl reference torch"
-            )
         points = [dict(point) for point in _points(arguments)]
         if not points:
             raise ValueError(
@@ -80,6 +75,11 @@ class KernelBenchmark(benchmark.Benchmark):
             )
         for point in points:
             _check_sizes(point)
+        if "native" in arguments.impl and not has_native():
+            raise ValueError(
+                "--impl native must be built: install a C++17 compiler and reinstall fastanf, or "
+                "give --impl reference torch"
+            )
         return points
 
     def prepare(self, point: Point) -> Round:
