@@ -4,9 +4,18 @@
 extremely noisy environment as a gymnasium `VectorEnv`. Nothing here imports fastanf.
 """
 
-from envs.interface import EnvSpec, RowVecEnv, Step, VecEnv
+from envs.interface import EnvSpec, RowVecEnv, Step, TensorStep, TensorVecEnv, VecEnv
 from envs.noise import NoiseSpec, NoisyVectorEnv, make_ene, num_features
-from envs.registry import known_env_ids, make, register_backend, spec, validate
+from envs.registry import (
+    known_env_ids,
+    lives_on_device,
+    make,
+    preflight,
+    register_backend,
+    saves_state,
+    spec,
+    validate,
+)
 
 __all__ = [
     "EnvSpec",
@@ -14,12 +23,17 @@ __all__ = [
     "NoisyVectorEnv",
     "RowVecEnv",
     "Step",
+    "TensorStep",
+    "TensorVecEnv",
     "VecEnv",
     "known_env_ids",
+    "lives_on_device",
     "make",
     "make_ene",
     "num_features",
+    "preflight",
     "register_backend",
+    "saves_state",
     "spec",
     "validate",
 ]

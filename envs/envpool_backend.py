@@ -89,7 +89,8 @@ class EnvPoolVecEnv:
             obs = final_obs.copy()
             obs[done] = self._reset_rows(rows[done])
         self._elapsed[rows] = elapsed
-        return Step(obs, reward, terminated, truncated, final_obs)
+        failed = np.zeros(len(rows), dtype=np.bool_)  # MuJoCo itself resets what breaks down
+        return Step(obs, reward, terminated, truncated, final_obs, failed)
 
     def _reset_rows(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         engine_obs, _ = self._env.reset(rows)

@@ -46,7 +46,7 @@ class GymnasiumVecEnv:
         self._elapsed = [0] * self.num_rows
         try:
             # -1: without gymnasium's own TimeLimit, which would say truncated and terminated both.
-            with _quiet_construction():
+            with quiet_construction():
                 self._envs = [
                     gymnasium.make(
                         spec.env_id, max_episode_steps=-1, disable_env_checker=True, **options
@@ -86,7 +86,8 @@ class GymnasiumVecEnv:
             terminated[i] = ended
             truncated[i] = self._elapsed[row] >= self.spec.max_episode_steps and not ended
             obs[i] = self._reset_row(row) if terminated[i] or truncated[i] else final_obs[i]
-        return Step(obs, reward, terminated, truncated, final_obs)
+        failed = np.zeros_like(terminated)  # MuJoCo itself resets what breaks down
+        return Step(obs, reward, terminated, truncated, final_obs, failed)
 
     def close(self) -> None:
         """Close every environment."""
@@ -122,7 +123,7 @@ class GymnasiumVecEnv:
 
 
 @contextlib.contextmanager
-def _quiet_construction() -> Iterator[None]:
+def quiet_construction() -> Iterator[None]:
     """Send what MuJoCo and gymnasium say about old models and versions to the log.
 
     Without a handler MuJoCo appends each warning to a file MUJOCO_LOG.TXT in the working folder.

@@ -14,6 +14,9 @@ The contract, which every backend keeps and `tests/envs` checks:
   at its very last step `terminated` is true and `truncated` false.
 * **Actions pass through.** They are float32 in the units of the task, `action_low` to
   `action_high`; a backend neither scales nor clips them.
+* **A failed simulation is said.** Where a row's state stops being finite, `failed` is true,
+  terminated and truncated are false, the reward is 0, and the row begins its next episode:
+  `final_obs` equals `obs`, and no transition led there.
 * **Arrays belong to the caller.** What `reset` and `step` return is never written again by the
   backend. In a step without an episode end `final_obs` may be the same array as `obs`.
 """
@@ -21,10 +24,13 @@ The contract, which every backend keeps and `tests/envs` checks:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,19 @@ class Step(NamedTuple):
     """[N] the time limit cut the episode: the value of `final_obs` still counts."""
     final_obs: NDArray[np.float32]
     """[N, D] where the step led: before the reset; equals `obs` in rows that go on."""
+    failed: NDArray[np.bool_]
+    """[N] the simulation broke down; nothing else of this row's step means anything."""
+
+
+class TensorStep(NamedTuple):
+    """A `Step` whose arrays are tensors on the simulator's device."""
+
+    obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_obs: Tensor
+    failed: Tensor
 
 
 @runtime_checkable
@@ -86,4 +105,44 @@ class RowVecEnv(VecEnv, Protocol):
 
     def step_rows(self, actions: NDArray[np.float32], rows: NDArray[np.int32]) -> Step:
         """Advance only `rows` [M] (distinct) with actions [M, A]; every array has M rows."""
+        ...
+
+
+@runtime_checkable
+class TensorVecEnv(VecEnv, Protocol):
+    """A VecEnv that lives on a device and hands over tensors there; nobody may write to them."""
+
+    def reset_tensor(self) -> Tensor:
+        """`reset` as a tensor [N, D] float32."""
+        ...
+
+    def step_tensors(self, actions: Tensor) -> TensorStep:
+        """`step` with actions [N, A] on the device."""
+        ...
+
+
+@runtime_checkable
+class CompiledVecEnv(VecEnv, Protocol):
+    """A VecEnv that is compiled before its first step."""
+
+    def compile(self, reuse: bool = True) -> float:
+        """Compile now, not at the first reset; returns the seconds that it took.
+
+        `reuse` False takes nothing from a cache on the disk.
+        """
+        ...
+
+
+@runtime_checkable
+class SavableVecEnv(VecEnv, Protocol):
+    """A VecEnv whose whole state can be copied out and put back."""
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Copies of all arrays that the future follows from, beside seeds and actions, by name;
+        none before the first reset.
+        """
+        ...
+
+    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Go on from what `state` returned."""
         ...

@@ -198,7 +198,9 @@ class NoisyVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Any]):
         """Advance every row; infos hold final_obs and final_info of rows whose episode ended."""
         result = self._rows.step(np.asarray(actions, dtype=np.float32))
         self._num_steps += 1
-        done = np.flatnonzero(result.terminated | result.truncated)
+        # gymnasium has no word for a simulation that broke down: its episode was cut.
+        truncated = result.truncated | result.failed
+        done = np.flatnonzero(result.terminated | truncated)
         infos: dict[str, Any] = {}
         if len(done):
             # Drawn before the noise of the next episode, and still in the order of the last one.
@@ -208,7 +210,7 @@ class NoisyVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Any]):
             self._switch_orders(done)
         obs = self._observe(result.obs, np.arange(self.num_envs))
         reward = result.reward.astype(np.float64)
-        return obs, reward, result.terminated, result.truncated, infos
+        return obs, reward, result.terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the simulator."""

@@ -18,6 +18,8 @@ from typing import Any
 from envs.interface import EnvSpec, VecEnv
 
 SEED_LIMIT = 2**31
+_EXTRAS = ("mjx",)
+"""Backends whose packages are an extra of fastanf."""
 MAX_EPISODE_STEPS = 1000
 
 Factory = Callable[..., VecEnv]
@@ -40,6 +42,12 @@ class Backend:
     factory: Factory | str
     """A callable, or `module:attribute` that is imported at first use."""
     tasks: Mapping[str, Task]
+    preflight: Callable[..., int] | str | None = None
+    """For a simulator that lives on the learner's device, which takes the options device and impl:
+    (env_id, num_rows, device, impl) -> bytes that it needs there, about; a ValueError if it cannot
+    run. None for a simulator on the host."""
+    saves_state: bool = False
+    """Whether its simulators are `SavableVecEnv`s."""
 
 
 _ACTIONS = {
@@ -90,6 +98,12 @@ _BACKENDS: dict[str, Backend] = {
     "gymnasium": Backend(
         "envs.gymnasium_backend:GymnasiumVecEnv", _mujoco_tasks({"v4": {}, "v5": {}})
     ),
+    "mjx": Backend(
+        "envs.mjx_backend:MjxVecEnv",
+        _mujoco_tasks({"v3": {}, "v4": {}, "v5": {}}),
+        preflight="envs.mjx_backend:preflight",
+        saves_state=True,
+    ),
 }
 
 
@@ -123,6 +137,38 @@ def spec(env_id: str, backend: str = "envpool") -> EnvSpec:
         ValueError: no such backend, or the backend does not offer this task.
     """
     return _task(env_id, backend).spec
+
+
+def lives_on_device(backend: str) -> bool:
+    """Whether a backend's simulators live on the learner's device, and are told which it is."""
+    return _backend(backend).preflight is not None
+
+
+def saves_state(backend: str) -> bool:
+    """Whether the state of a backend's simulators can be saved and restored."""
+    return _backend(backend).saves_state
+
+
+def preflight(env_id: str, backend: str, num_rows: int, **options: Any) -> int:
+    """Whether N rows can run, before anything is compiled.
+
+    Args:
+        env_id, backend: as in `make`.
+        num_rows: N.
+        **options: device and impl, for a backend that lives on a device.
+
+    Returns:
+        Bytes that the rows need on the device, about; 0 for a simulator on the host, which is
+        small.
+
+    Raises:
+        ValueError: what is missing, in one line.
+    """
+    _task(env_id, backend)
+    entry = _backend(backend).preflight
+    if entry is None:
+        return 0
+    return (_load(entry, backend) if isinstance(entry, str) else entry)(env_id, num_rows, **options)
 
 
 def make(
@@ -187,7 +233,7 @@ def register_backend(
 
 def _backend(name: str) -> Backend:
     if name not in _BACKENDS:
-        raise ValueError(f"env_backend is {name!r}; allowed are {', '.join(_BACKENDS)}")
+        raise ValueError(f"backend is {name!r}; allowed are {', '.join(_BACKENDS)}")
     return _BACKENDS[name]
 
 
@@ -200,19 +246,23 @@ def _task(env_id: str, backend: str) -> Task:
     allowed = ", ".join(by_lower[name] for name in near) or ", ".join(tasks)
     label = "nearest names" if near else "allowed are"
     others = [name for name, entry in _BACKENDS.items() if env_id in entry.tasks]
-    hint = f" (backend {' and '.join(others)} has it)" if others else ""
+    verb = "has" if len(others) == 1 else "have"
+    hint = f" (backend {' and '.join(others)} {verb} it)" if others else ""
     raise ValueError(f"env is {env_id!r}, unknown to backend {backend!r}{hint}; {label}: {allowed}")
 
 
 def _load_factory(backend: str) -> Factory:
     factory = _backend(backend).factory
-    if not isinstance(factory, str):
-        return factory
-    module_name, attribute = factory.split(":")
+    return _load(factory, backend) if isinstance(factory, str) else factory
+
+
+def _load(place: str, backend: str) -> Callable[..., Any]:
+    module_name, attribute = place.split(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
-        raise ValueError(f"env_backend is {backend!r}, which cannot be loaded: {error}") from error
+        extra = f"; install fastanf[{backend}]" if backend in _EXTRAS else ""
+        raise ValueError(f"backend {backend} cannot be loaded: {error}{extra}") from error
 
 
 def _usable_cores() -> int:

@@ -7,7 +7,7 @@ everything takes what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import envs
 from envs.empirical import load_quantiles
-from envs.interface import EnvSpec
+from envs.interface import CompiledVecEnv, EnvSpec, VecEnv
 from envs.noise import num_features
 from fastanf.activations import make_activation
 from fastanf.algorithms import ALGORITHMS, AlgorithmSettings
@@ -23,6 +23,7 @@ from fastanf.collect import Collector
 from fastanf.config import TrainConfig
 from fastanf.evaluate import evaluate
 from fastanf.features import NoisyFeatures
+from fastanf.grouping import simulator_options
 from fastanf.instrument import Stage, stage
 from fastanf.lanes import LaneTable
 from fastanf.layouts import block_layouts
@@ -30,6 +31,11 @@ from fastanf.learner import Learner
 from fastanf.networks import lane_networks
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, row_seeds
+from fastanf.simulator import (
+    on_device,
+    restore_simulator_,
+    simulator_state,
+)
 from fastanf.sparse.evolution import TopologySettings
 
 # What a simulator's row seeds are for, so that training and evaluation never share a world.
@@ -94,6 +100,25 @@ def algorithm_settings(
     )
 
 
+Announce = Callable[[str, bool], None]
+"""Told a line about what takes long, and whether the line is to stay."""
+
+
+def compile_aloud(env: VecEnv, announce: Announce) -> None:
+    """Compile a simulator that wants it, and say how long that took."""
+    if not isinstance(env, CompiledVecEnv):
+        return
+    rows = f"{env.num_rows} environment{'s' * (env.num_rows > 1)} of {env.spec.env_id}"
+    announce(f"compiling {rows}", False)
+    seconds = env.compile()
+    if seconds:
+        announce(f"compiled {rows} in {seconds:.1f} s", True)
+
+
+def _say_nothing(text: str, stays: bool) -> None:
+    del text, stays
+
+
 class TrainingBlock:
     """Everything that trains together.
 
@@ -102,7 +127,8 @@ class TrainingBlock:
         device: of networks and replay.
         num_threads: simulator threads, 0 for all.
         num_starts: how often the run was resumed, so that a resumed run's environments are new
-            ones.
+            ones, where their state cannot be restored.
+        announce: told what takes long.
     """
 
     def __init__(
@@ -111,6 +137,7 @@ class TrainingBlock:
         device: torch.device,
         num_threads: int = 0,
         num_starts: int = 0,
+        announce: Announce = _say_nothing,
     ):
         first = self.config = lanes[0]
         task, noise, schedule = first.task, first.noise, first.schedule
@@ -118,13 +145,19 @@ class TrainingBlock:
         seeds = [lane.algorithm.seed for lane in lanes]
         L, E, M = len(lanes), task.envs_per_lane, schedule.eval_episodes
         self.rng = LaneRng(seeds, device)
-        purpose = 2 * num_starts
-        self.env = envs.make(
-            task.env, task.backend, row_seeds(seeds, E, purpose + _TRAIN_ENVS), num_threads
-        )
-        self.eval_env = envs.make(
-            task.env, task.backend, row_seeds(seeds, M, purpose + _EVAL_ENVS), num_threads
-        )
+        options = simulator_options(task, str(device))
+
+        # What can be restored goes on in its own episodes; anything else begins new ones.
+        start = 0 if envs.saves_state(task.backend) else num_starts
+
+        def make_env(rows_per_lane: int, purpose: int) -> VecEnv:
+            row_seed = row_seeds(seeds, rows_per_lane, 2 * start + purpose)
+            env = envs.make(task.env, task.backend, row_seed, num_threads, **options)
+            compile_aloud(env, announce)
+            return env
+
+        self.env, self.eval_env = make_env(E, _TRAIN_ENVS), make_env(M, _EVAL_ENVS)
+        self.eval_simulator = on_device(self.eval_env, device)
         spec = self.env.spec
         settings = algorithm_settings(lanes, spec, device)
         self.features = NoisyFeatures(
@@ -141,7 +174,11 @@ class TrainingBlock:
             L, first.effective_replay_capacity, spec.num_features, spec.num_actions, E, device
         )
         self.collector = Collector(
-            self.env, self.algorithm, self.replay, self.rng, noise.permute_period
+            on_device(self.env, device),
+            self.algorithm,
+            self.replay,
+            self.rng,
+            noise.permute_period,
         )
         self.learner = Learner(self.algorithm, self.replay, self.rng, first.algorithm.batch_size)
         self.num_evaluations = 0
@@ -154,18 +191,29 @@ class TrainingBlock:
     def evaluate(self) -> np.ndarray:
         """[L, M] returns of deterministic episodes."""
         with stage(Stage.EVALUATION):
-            returns = evaluate(self.eval_env, self.algorithm, len(self.lanes), self.num_evaluations)
+            returns = evaluate(
+                self.eval_simulator, self.algorithm, len(self.lanes), self.num_evaluations
+            )
         self.num_evaluations += 1
-        return returns
+        return returns.numpy()
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Tensors and counters that continue this block; the simulators begin new episodes."""
+        """Tensors and counters that continue this block.
+
+        Simulators that cannot be saved begin new episodes.
+        """
         tensors = {
             f"{part}/{name}": tensor
             for part, owner in self._parts().items()
             for name, tensor in owner.state_dict().items()
         }
         tensors["num_periods"] = self.collector.num_periods
+        tensors["num_failures"] = self.collector.num_failures
+        for part, env in self._simulators().items():
+            for name, tensor in (simulator_state(env) or {}).items():
+                tensors[f"{part}/{name}"] = tensor
+        if _of_part(tensors, "env"):  # the episodes go on, and so do their returns
+            tensors["returns"] = self.collector.returns
         return tensors, {"num_evaluations": self.num_evaluations}
 
     def load_state_dict_(self, tensors: dict[str, Tensor], state: dict[str, int]) -> None:
@@ -178,25 +226,39 @@ class TrainingBlock:
         try:
             self._load_parts_(tensors)
             self.collector.num_periods = tensors["num_periods"]
+            self.collector.num_failures = tensors["num_failures"]
             self.num_evaluations = state["num_evaluations"]
         except KeyError as error:
             raise ValueError(f"checkpoint lacks {error}, so it cannot be resumed") from error
-        self.replay.start_(newest)
+        for part, env in self._simulators().items():
+            saved = _of_part(tensors, part)
+            if saved:
+                restore_simulator_(env, saved)
+        if _of_part(tensors, "env"):  # the newest observation is the simulator's
+            self.collector.returns.copy_(tensors["returns"])
+        else:
+            self.replay.start_(newest)
+
+    def _simulators(self) -> dict[str, VecEnv]:
+        return {"env": self.env, "eval_env": self.eval_env}
 
     def _parts(self) -> dict[str, Learner | LaneReplay | NoisyFeatures]:
         return {"learner": self.learner, "replay": self.replay, "features": self.features}
 
     def _load_parts_(self, tensors: dict[str, Tensor]) -> None:
         for part, owner in self._parts().items():
-            prefix = f"{part}/"
-            owner.load_state_dict_(
-                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            )
+            owner.load_state_dict_(_of_part(tensors, part))
 
     def close(self) -> None:
         """Release the simulators."""
         self.env.close()
         self.eval_env.close()
+
+
+def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """What `state_dict` stored under `part/`, by the names within it."""
+    prefix = f"{part}/"
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _quantiles(config: TrainConfig, device: torch.device) -> Tensor | None:

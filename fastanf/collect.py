@@ -6,16 +6,15 @@ features, A actions.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from envs.interface import VecEnv
 from fastanf import kernels
 from fastanf.algorithms.actor_critic import ActorCritic
 from fastanf.instrument import Stage, stage
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, Stream
+from fastanf.simulator import Simulator
 
 # In plain torch products with few columns are slow, and round differently alone and in a batch (MKL
 # 2024.2, 8 lanes x [256, 850]: 1.7 ms for 1 or 10 columns, 0.44 ms for 16); there, rows of
@@ -42,7 +41,7 @@ class Collector:
     """Steps the environments of a block and stores what happens.
 
     Args:
-        env: N = L * E rows.
+        simulator: N = L * E rows, on the replay's device.
         algorithm: acts.
         replay: receives the transitions.
         rng: random numbers of the lanes.
@@ -52,30 +51,34 @@ class Collector:
 
     def __init__(
         self,
-        env: VecEnv,
+        simulator: Simulator,
         algorithm: ActorCritic,
         replay: LaneReplay,
         rng: LaneRng,
         permute_period: int = 0,
     ):
-        self.env, self.algorithm, self.replay, self.rng = env, algorithm, replay, rng
+        self.simulator, self.algorithm, self.replay, self.rng = simulator, algorithm, replay, rng
         self.features = algorithm.features
         self.num_lanes, self.envs_per_lane = replay.obs.shape[0], replay.envs_per_lane
         self.device = replay.obs.device
         self._low, self._high = (
             torch.tensor(limits, device=self.device)
-            for limits in (env.spec.action_low, env.spec.action_high)
+            for limits in (simulator.spec.action_low, simulator.spec.action_high)
         )
         self.permute_period = permute_period
         self.num_periods = torch.zeros(self.num_lanes, dtype=torch.int64)
-        self.returns = np.zeros((self.num_lanes, self.envs_per_lane))
+        # Returns of the running episodes so far.
+        self.returns = torch.zeros(
+            self.num_lanes, self.envs_per_lane, dtype=torch.float64, device=self.device
+        )
         self.finished: list[list[float]] = [[] for _ in range(self.num_lanes)]
-        replay.start_(self._per_lane(env.reset()))
+        # How often a simulation broke down, per lane, since the run began.
+        self.num_failures = torch.zeros(self.num_lanes, dtype=torch.int64)
+        replay.start_(self._per_lane(simulator.reset()))
 
-    def _per_lane(self, rows: np.ndarray) -> Tensor:
-        """[N, ...] on the host -> [L, E, ...] on the device."""
-        tensor = torch.from_numpy(rows).view(self.num_lanes, self.envs_per_lane, *rows.shape[1:])
-        return tensor.to(self.device, non_blocking=True)
+    def _per_lane(self, rows: Tensor) -> Tensor:
+        """[N, ...] -> [L, E, ...]."""
+        return rows.view(self.num_lanes, self.envs_per_lane, *rows.shape[1:])
 
     def random_step_(self) -> None:
         """One step of every environment with actions drawn uniformly from the action range."""
@@ -103,28 +106,33 @@ class Collector:
         self._step_(action, num_learning_steps)
 
     def _step_(self, action: Tensor, num_learning_steps: int) -> None:
-        rows = action.reshape(-1, action.shape[-1]).cpu().numpy()
         with stage(Stage.ENV_STEP):
-            step = self.env.step(rows)
-        done = torch.from_numpy(step.terminated | step.truncated)
-        done = done.view(self.num_lanes, self.envs_per_lane)
+            step = self.simulator.step(action.reshape(-1, action.shape[-1]))
+        # The one thing that the host must know of a step, and so waits for the device.
+        ends = torch.stack([step.terminated | step.truncated, step.failed]).cpu()
+        finished, failed = (self._per_lane(rows) for rows in ends)
         with stage(Stage.REPLAY_ADD):
             self.replay.add_(
                 action,
                 self._per_lane(step.reward),
                 self._per_lane(step.terminated),
-                done,
+                finished | failed,
                 self._per_lane(step.final_obs),
                 self._per_lane(step.obs),
+                failed,
             )
-        self.returns += step.reward.reshape(self.returns.shape)
-        if done.any():
-            self._finish_(done, num_learning_steps)
+        self.returns += self._per_lane(step.reward)
+        if finished.any() or failed.any():
+            self._finish_(finished, failed, num_learning_steps)
 
-    def _finish_(self, done: Tensor, num_learning_steps: int) -> None:
-        for lane, env in done.nonzero().tolist():
-            self.finished[lane].append(float(self.returns[lane, env]))
-            self.returns[lane, env] = 0.0
+    def _finish_(self, finished: Tensor, failed: Tensor, num_learning_steps: int) -> None:
+        done = finished | failed
+        rows = finished.nonzero()
+        values = self.returns[finished.to(self.device)].tolist()
+        for lane, value in zip(rows[:, 0].tolist(), values, strict=True):
+            self.finished[lane].append(value)
+        self.returns[done.to(self.device)] = 0.0
+        self.num_failures += failed.sum(1)
         if self.permute_period:
             num_due = num_learning_steps // self.permute_period
             is_due = done.any(1) & (self.num_periods < num_due)

@@ -151,6 +151,10 @@ def check_together(config: TrainConfig) -> None:
             f"start_timesteps must be an integer of at least envs_per_lane = {envs_per_lane}, "
             f"got {schedule.start_timesteps}"
         )
+    if config.task.mjx_impl != "jax" and config.task.backend != "mjx":
+        raise ValueError(
+            f"mjx_impl {config.task.mjx_impl} needs backend mjx, got {config.task.backend}"
+        )
     obstacle = csr_obstacle(config)
     if config.sparsity.layout == "csr" and has_sparsity(config) and obstacle:
         raise ValueError(
@@ -176,6 +180,8 @@ def has_sparsity(config: TrainConfig) -> bool:
 def idle_names(config: TrainConfig) -> frozenset[str]:
     """The settings whose values make no difference to this lane."""
     idle: set[str] = set()
+    if config.task.backend != "mjx":
+        idle |= {"mjx_impl"}
     if config.algorithm.algorithm == "sac":
         idle |= {"target_noise", "target_noise_clip", "exploration_noise"}
     else:

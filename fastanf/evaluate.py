@@ -6,66 +6,53 @@ protocol: arXiv 2302.06548, Sec. 5.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from envs.interface import RowVecEnv, VecEnv
 from fastanf.algorithms.actor_critic import ActorCritic
 from fastanf.collect import fill_rows
 from fastanf.instrument import Stage, stage
 from fastanf.rng import Stream
+from fastanf.simulator import Simulator
 
 
 @torch.no_grad()
-def evaluate(env: VecEnv, algorithm: ActorCritic, num_lanes: int, round_index: int) -> np.ndarray:
+def evaluate(
+    simulator: Simulator, algorithm: ActorCritic, num_lanes: int, round_index: int
+) -> Tensor:
     """Undiscounted returns of one episode in every row, acting without exploration.
 
     The noise features are drawn anew at every step, whatever `redraw` is: nothing is replayed here.
 
     Args:
-        env: N = L * M rows; each begins its next episode.
+        simulator: N = L * M rows; each begins its next episode.
         algorithm: acts.
         num_lanes: L.
         round_index: number of this evaluation, so that each sees noise of its own.
 
     Returns:
-        [L, M] float64 returns.
+        [L, M] float64 returns on the host; nan where the simulation of an episode broke down.
     """
-    num_episodes = env.num_rows // num_lanes
-    device = algorithm.action_range.scale.device
-    max_steps = env.spec.max_episode_steps
-    obs = env.reset()
-    returns = np.zeros(env.num_rows)
-    running = np.arange(env.num_rows, dtype=np.int32)
+    N, max_steps = simulator.num_rows, simulator.spec.max_episode_steps
+    num_episodes = N // num_lanes
+    obs = simulator.reset()
+    device = obs.device
+    returns = torch.zeros(N, dtype=torch.float64, device=device)
+    is_running = torch.ones(N, dtype=torch.bool, device=device)
     for time in range(max_steps):
-        x = torch.from_numpy(obs).to(device).view(num_lanes, num_episodes, -1)
         first = (round_index * max_steps + time) * num_episodes
         rows = first + torch.arange(num_episodes, device=device)
         rows = fill_rows(rows.expand(num_lanes, -1))
         with stage(Stage.ACT):
-            x = algorithm.features.draw(fill_rows(x), rows, Stream.EVAL_FEATURES)
-            action = algorithm.act(x)[:, :num_episodes].reshape(env.num_rows, -1).cpu().numpy()
+            x = fill_rows(obs.view(num_lanes, num_episodes, -1))
+            x = algorithm.features.draw(x, rows, Stream.EVAL_FEATURES)
+            action = algorithm.act(x)[:, :num_episodes].reshape(N, -1)
         with stage(Stage.ENV_STEP):
-            obs, running = _step_running(env, action, obs, running, returns)
-        if len(running) == 0:
-            break
-    return returns.reshape(num_lanes, num_episodes)
-
-
-def _step_running(
-    env: VecEnv, action: np.ndarray, obs: np.ndarray, running: np.ndarray, returns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Step the rows whose episode still runs, all rows where the backend can do no less; adds
-    to returns.
-    """
-    if isinstance(env, RowVecEnv):
-        step = env.step_rows(action[running], running)
-        obs = obs.copy()
-        obs[running] = step.final_obs
-        reward, done = step.reward, step.terminated | step.truncated
-    else:
-        step = env.step(action)
+            step = simulator.step_running(action, is_running)
+        returns += torch.where(is_running, step.reward, 0.0)
+        returns[is_running & step.failed] = torch.nan
+        is_running &= ~(step.terminated | step.truncated | step.failed)
         obs = step.obs
-        reward, done = step.reward[running], (step.terminated | step.truncated)[running]
-    returns[running] += reward
-    return obs, running[~done]
+        if not is_running.any():
+            break
+    return returns.view(num_lanes, num_episodes).cpu()

@@ -13,6 +13,14 @@ from fastanf.config import TrainConfig, block_key
 from fastanf.lanes import LaneTable, group_lanes
 from fastanf.layouts import block_layouts
 from fastanf.networks import NetworkPlan, lane_networks
+from fastanf.settings import TaskConfig
+
+
+def simulator_options(task: TaskConfig, device: str) -> dict[str, str]:
+    """What a simulator that lives on the learner's device is told; nothing for one on the host."""
+    if not registry.lives_on_device(task.backend):
+        return {}
+    return {"device": device, "impl": task.mjx_impl}
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,18 @@ class Block:
     def table(self) -> LaneTable:
         """The settings as columns over the lanes."""
         return LaneTable([lane.flat() for lane in self.lanes])
+
+    @cached_property
+    def simulation_bytes(self) -> int:
+        """About what a simulator takes that lives on the block's device; 0 for one on the host.
+
+        Raises:
+            ValueError: the simulator cannot run there.
+        """
+        task = self.config.task
+        num_rows = max(task.envs_per_lane, self.config.schedule.eval_episodes) * len(self.lanes)
+        options = simulator_options(task, self.device)
+        return registry.preflight(task.env, task.backend, num_rows, **options)
 
     @cached_property
     def networks(self) -> tuple[tuple[NetworkPlan, NetworkPlan], ...]:

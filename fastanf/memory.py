@@ -34,10 +34,12 @@ class BlockMemory:
     """Gradients and both moments."""
     work: int
     """Minibatches and activations of an update, roughly."""
+    simulation: int = 0
+    """A simulator that lives on the device, roughly."""
 
     @property
     def total(self) -> int:
-        return self.replay + self.working_set
+        return self.replay + self.working_set + self.simulation
 
     @property
     def working_set(self) -> int:
@@ -73,6 +75,7 @@ def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemor
         weights=num_lanes * (_FLOAT_BYTES * stored + connections),
         moments=num_lanes * _FLOAT_BYTES * (_ONLINE_COPIES - 1) * online,
         work=num_lanes * _FLOAT_BYTES * config.algorithm.batch_size * widths,
+        simulation=block.simulation_bytes,
     )
 
 

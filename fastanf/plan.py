@@ -67,10 +67,27 @@ def make_plan(blocks: Sequence[Block], device: str = "auto", notes: Sequence[str
     """The plan of these blocks on this machine, as it is now.
 
     Raises:
-        ValueError: a device that is not there, or networks that cannot be made so sparse.
+        ValueError: a device that is not there, networks that cannot be made so sparse, or a
+            simulator that cannot run on the device.
     """
     resolved = resolve_device(device)
-    return Plan(tuple(blocks), resolved, available_bytes(resolved), (*notes, *_raised(blocks)))
+    for block in blocks:
+        _ = block.simulation_bytes  # asks whether it can run
+    notes = (*notes, *_raised(blocks), *_regimes(blocks))
+    return Plan(tuple(blocks), resolved, available_bytes(resolved), notes)
+
+
+def _regimes(blocks: Sequence[Block]) -> tuple[str, ...]:
+    """Notes on blocks that do not make one update for each environment step, as the papers do."""
+    notes: dict[str, None] = {}
+    for config in (block.config for block in blocks):
+        E, updates = config.task.envs_per_lane, config.schedule.updates_per_step
+        if E > 1 or updates > 1:
+            notes[
+                f"{_count(updates, 'update')} for {_count(E, 'environment step')} of a lane, "
+                f"{updates / E:.3g} each: not the papers' experiment, which makes 1 for 1"
+            ] = None
+    return tuple(notes)
 
 
 def _raised(blocks: Sequence[Block]) -> tuple[str, ...]:
@@ -125,6 +142,7 @@ def _block_lines(block: Block, title: str) -> list[str]:
     tail = (
         f"  memory: replay {_mib(memory.replay)}, networks {_mib(memory.weights)}, "
         f"gradients and moments {_mib(memory.moments)}, work {_mib(memory.work)}"
+        + (f", simulation {_mib(memory.simulation)}" if memory.simulation else "")
     )
     return [*head, *_columns(rows), *_layout_lines(block), *variants, tail]
 

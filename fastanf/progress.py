@@ -126,6 +126,13 @@ class Progress:
             self._phases_said.add(text)
             self._say(text)
 
+    def note(self, text: str) -> None:
+        """A line that stays, above the live display or among the plain lines."""
+        if self._live is not None:
+            self._live.console.print(text, highlight=False)
+        else:
+            self._say(text)
+
     def evaluated(self, lane: int, step: int, return_mean: float, return_std: float) -> None:
         """Gives a lane's return; in plain mode its group has a line when all its lanes have one."""
         if self._pending and step != self._pending_step:

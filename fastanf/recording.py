@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ def evaluation_rows(
     updates: int,
     wall_s: float,
 ) -> list[EvaluationRow]:
-    """One row a lane from returns [L, M]."""
+    """One row a lane from returns [L, M]; an episode that broke down is nan and left out."""
     return [
         EvaluationRow(
             lane=lane,
@@ -111,14 +112,18 @@ def evaluation_rows(
             step=step,
             updates=updates,
             wall_s=round(wall_s, 3),
-            return_mean=float(row.mean()),
-            return_std=float(row.std()),
-            return_min=float(row.min()),
-            return_max=float(row.max()),
+            return_mean=float(row.mean()) if row.size else math.nan,
+            return_std=float(row.std()) if row.size else math.nan,
+            return_min=float(row.min()) if row.size else math.nan,
+            return_max=float(row.max()) if row.size else math.nan,
             episodes=row.size,
         )
-        for lane, config, row in zip(lanes, block.lanes, returns, strict=True)
+        for lane, config, row in zip(lanes, block.lanes, map(_sound, returns), strict=True)
     ]
+
+
+def _sound(returns: np.ndarray) -> np.ndarray:
+    return returns[~np.isnan(returns)]
 
 
 def training_rows(
@@ -145,6 +150,7 @@ def training_rows(
     critic, actor, value, entropy, temperature = (
         torch.stack(losses).detach().cpu().double().tolist()
     )
+    failures = block.collector.num_failures.tolist()
     rows = []
     for index, (lane, finished) in enumerate(
         zip(lanes, block.collector.take_finished(), strict=True)
@@ -163,6 +169,7 @@ def training_rows(
                 log_prob=-entropy[index],
                 env_steps_per_s=env_steps_per_s,
                 lane_updates_per_s=lock_steps_per_s * block.config.schedule.updates_per_step,
+                sim_failures=failures[index],
                 **(stages or {}),
             )
         )

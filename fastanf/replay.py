@@ -6,7 +6,8 @@ minibatch.
 Time t of a lane holds the observations o[t, e]; the successor of a transition is the observation
 in the next slot, so that only one copy is kept. Where an episode ends, the next slot already shows
 the new episode; the true last observation is then kept in a small side table and found through
-`final_slot`. No sampled transition crosses a reset.
+`final_slot`. No sampled transition crosses a reset, and none that a simulator could not compute is
+sampled.
 
 Every observation has an id (`obs_id`, `next_obs_id`): 2 * (t * E + e) for o[t, e], and that plus 1
 for the last observation of an episode whose final transition started at (t, e). Noise is a
@@ -25,6 +26,8 @@ from fastanf.rng import LaneRng, Stream
 __all__ = ["Batch", "LaneReplay", "replay_bytes"]
 
 _FIRST_FINAL_SLOTS = 64
+_MAX_DRAWS = 64
+"""Draws of one minibatch until a lane is given up, of whose transitions nearly all have failed."""
 
 
 def replay_bytes(capacity: int, num_features: int, num_actions: int, envs_per_lane: int = 1) -> int:
@@ -83,6 +86,8 @@ class LaneReplay:
             list(range(_FIRST_FINAL_SLOTS))[::-1] for _ in range(L)
         ]
         self._finals_at: dict[int, list[tuple[int, int]]] = {}
+        # [L, T, E] bool: transitions that failed and are never sampled; None while there is none.
+        self.is_failed: Tensor | None = None
         self.time = -1  # index in time of the newest observation; -1 before `start_`
 
     @property
@@ -110,8 +115,7 @@ class LaneReplay:
         """
         if self.time > 0:
             slot, newest = (self.time - 1) % self.num_slots, self.obs[:, self.time % self.num_slots]
-            for lane, env in (self.final_slot[:, slot] < 0).nonzero().tolist():
-                self._add_final_(lane, env, self.time - 1, newest[lane, env])
+            self._add_finals_((self.final_slot[:, slot] < 0).cpu(), self.time - 1, newest)
         self.time = max(self.time, 0)
         self.obs[:, self.time % self.num_slots] = obs
 
@@ -123,6 +127,7 @@ class LaneReplay:
         done: Tensor,
         final_obs: Tensor,
         next_obs: Tensor,
+        failed: Tensor | None = None,
     ) -> None:
         """Store the transition from the newest observation, and the observation that follows it.
 
@@ -134,6 +139,7 @@ class LaneReplay:
                 reason.
             final_obs: [L, E, D] observation before that reset.
             next_obs: [L, E, D] observation after it, where the next transition starts.
+            failed: [L, E] bool on the host; the simulation broke down and this is no transition.
         """
         slot = self.time % self.num_slots
         self._release_finals_(self.time - self.num_slots)
@@ -141,18 +147,35 @@ class LaneReplay:
         self.reward[:, slot] = reward
         self.not_terminated[:, slot] = ~terminated
         self.final_slot[:, slot] = -1
-        for lane, env in done.nonzero().tolist():
-            self._add_final_(lane, env, self.time, final_obs[lane, env])
+        self._mark_failed_(slot, failed)
+        self._add_finals_(done, self.time, final_obs)
         self.time += 1
         self.obs[:, self.time % self.num_slots] = next_obs
 
-    def _add_final_(self, lane: int, env: int, time: int, obs: Tensor) -> None:
+    def _mark_failed_(self, slot: int, failed: Tensor | None) -> None:
+        if self.is_failed is None:
+            if failed is None or not failed.any():
+                return
+            self.is_failed = torch.zeros_like(self.not_terminated, dtype=torch.bool)
+        self.is_failed[:, slot] = False if failed is None else failed.to(self.is_failed.device)
+
+    def _add_finals_(self, done: Tensor, time: int, obs: Tensor) -> None:
+        """Keep obs[l, e] as the last observation of the transition of `time`, where done [L, E]."""
+        lanes, envs = done.nonzero(as_tuple=True)
+        if len(lanes) == 0:
+            return
+        pairs = [(lane, self._take_final_slot_(lane)) for lane in lanes.tolist()]
+        self._finals_at.setdefault(time, []).extend(pairs)
+        device = self.obs.device
+        index = torch.tensor([index for _, index in pairs]).to(device)
+        lanes, envs = lanes.to(device), envs.to(device)
+        self.final_obs[lanes, index] = obs[lanes, envs]
+        self.final_slot[lanes, time % self.num_slots, envs] = index.to(torch.int32)
+
+    def _take_final_slot_(self, lane: int) -> int:
         if not self._free_final[lane]:
             self._grow_finals_()
-        index = self._free_final[lane].pop()
-        self.final_obs[lane, index] = obs
-        self.final_slot[lane, time % self.num_slots, env] = index
-        self._finals_at.setdefault(time, []).append((lane, index))
+        return self._free_final[lane].pop()
 
     def _release_finals_(self, time: int) -> None:
         for lane, index in self._finals_at.pop(time, ()):
@@ -179,18 +202,37 @@ class LaneReplay:
             Batch with axes [L, B, .].
 
         Raises:
-            ValueError: the replay is empty.
+            ValueError: the replay is empty, or hardly a transition of a lane is sound.
         """
         if self.size == 0:
             raise ValueError("replay is empty: add transitions before sampling")
-        E = self.envs_per_lane
         pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))  # [L, B]
+        if self.is_failed is not None:
+            pick = self._redrawn(pick, self.is_failed, rng, update)
+        return self.transitions(*self._place(pick))
+
+    def _place(self, pick: Tensor) -> tuple[Tensor, Tensor]:
+        """Time and environment of the pick-th oldest transition."""
+        E = self.envs_per_lane
         oldest = self.time - self.size // E
         if E == 1:
-            time, env = oldest + pick, torch.zeros_like(pick)
-        else:
-            time, env = oldest + pick // E, pick % E
-        return self.transitions(time, env)
+            return oldest + pick, torch.zeros_like(pick)
+        return oldest + pick // E, pick % E
+
+    def _redrawn(self, pick: Tensor, is_failed: Tensor, rng: LaneRng, update: int) -> Tensor:
+        """Picks with those of failed transitions drawn again, so that the others stay uniform."""
+        lane = torch.arange(pick.shape[0], device=pick.device).unsqueeze(1)
+        for draw in range(1, _MAX_DRAWS):
+            time, env = self._place(pick)
+            is_bad = is_failed[lane, time % self.num_slots, env]
+            if not is_bad.any():
+                return pick
+            again = rng.integers(Stream.REPLAY, update, self.size, pick.shape[1:], sub=draw)
+            pick = torch.where(is_bad, again, pick)
+        raise ValueError(
+            f"the simulation fails in nearly every step of lane {int(is_bad.any(1).nonzero()[0])} "
+            "of this block, so that there is nothing to learn from"
+        )
 
     def transitions(self, time: Tensor, env: Tensor) -> Batch:
         """The transitions that started at (time, env), both [L, B] int64."""
@@ -208,7 +250,9 @@ class LaneReplay:
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that restore the replay: the filled slots, the side table and the time."""
         filled = min(self.time + 1, self.num_slots)
-        ring = ("obs", "action", "reward", "not_terminated", "final_slot")
+        ring = ["obs", "action", "reward", "not_terminated", "final_slot"]
+        if self.is_failed is not None:
+            ring.append("is_failed")
         state = {name: getattr(self, name)[:, :filled].contiguous() for name in ring}
         return state | {"final_obs": self.final_obs, "time": torch.tensor(self.time)}
 
@@ -220,7 +264,12 @@ class LaneReplay:
         """
         self.time = int(state["time"])
         filled = min(self.time + 1, self.num_slots)
-        for name in ("obs", "action", "reward", "not_terminated", "final_slot"):
+        names = ["obs", "action", "reward", "not_terminated", "final_slot"]
+        self.is_failed = None
+        if "is_failed" in state:
+            self.is_failed = torch.zeros_like(self.not_terminated, dtype=torch.bool)
+            names.append("is_failed")
+        for name in names:
             ring = getattr(self, name)
             if state[name].shape != ring[:, :filled].shape:
                 raise ValueError(

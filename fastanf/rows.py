@@ -50,7 +50,8 @@ class TrainingRow:
 
     They are not means over the updates since the row before. `episode_return` is the mean return of
     the `episodes` training episodes that ended since then; `env_steps_per_s` and
-    `lane_updates_per_s` are of the time since then too.
+    `lane_updates_per_s` are of the time since then too. `sim_failures` counts the steps since the
+    run began whose simulation broke down; they are not stored, and their episodes are left out.
     """
 
     lane: int
@@ -65,6 +66,7 @@ class TrainingRow:
     log_prob: float = NAN
     env_steps_per_s: float = NAN
     lane_updates_per_s: float = NAN
+    sim_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,9 @@ class _BlockRun:
         self.progress.phase("building")
         with _value_errors_refuse():
             device = torch.device(resolve_device(self.run.device))
-            block = TrainingBlock(self.configs, device, self.run.num_threads, num_starts)
+            block = TrainingBlock(
+                self.configs, device, self.run.num_threads, num_starts, self._announce
+            )
         try:
             if self.run.profile:
                 self.progress.phase("measuring the machine")
@@ -186,6 +188,9 @@ class _BlockRun:
             self._train_(block)
         finally:
             block.close()
+
+    def _announce(self, text: str, stays: bool) -> None:
+        (self.progress.note if stays else self.progress.phase)(text)
 
     def _train_(self, block: TrainingBlock) -> None:
         try:

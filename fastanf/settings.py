@@ -36,7 +36,10 @@ class TaskConfig(Group):
     """Task: HalfCheetah, Hopper, Walker2d, Ant or Humanoid, with -v3 (the papers' features), -v4 or
     -v5. Several are trained one after the other."""
     backend: str = option("envpool", kind="static")
-    """Simulator: envpool, or gymnasium (slow, the reference)."""
+    """Simulator: envpool (CPU), mjx (on the device of the networks), or gymnasium (slow, the
+    reference)."""
+    mjx_impl: str = option("jax", kind="static", choices=("jax", "warp"))
+    """How MJX computes: jax, or warp (NVIDIA GPUs, needs the package warp-lang)."""
     envs_per_lane: int = option(1, kind="static", allowed=at_least(1))
     """Environments that each lane steps together; 1 is the papers' setting."""
 

@@ -2,13 +2,16 @@
 
     python profiling/bench_env.py --env HalfCheetah-v3 Humanoid-v3 --rows 1 8 64
     python profiling/bench_env.py --backend envpool gymnasium --num_threads 1 0 --record
+    python profiling/bench_env.py --backend envpool mjx --device cuda --rows 64 512 4096 --record
     python profiling/bench_env.py --rows 64 --compare HEAD~1
 
 Axes: N rows, A actions, D features. Every combination of backend, task, rows and threads is a
 point. All rows step at once, and a row whose episode ends is reset in the same step, as in a run.
 (HalfCheetah's episodes all end at step 1000: most rounds of many rows hold no reset.)
 
-* env_steps_per_s: N x lock steps by their time; the actions are drawn before.
+* env_steps_per_s: N x lock steps by their time; the actions are drawn before. A simulator that
+  lives on a device takes and returns tensors there, and is waited for at the end only;
+* compile_s: what it took to trace and compile such a simulator, with nothing kept from before.
 
 Before timing, a second instance is given the same seeds and actions: observations, rewards and
 episode ends must be the same to the bit.
@@ -23,15 +26,18 @@ import itertools
 import os
 import sys
 import time
+from typing import Any
 
 import benchmark
 import numpy as np
+import torch
 from benchmark import Figures, Point, Round
 from numpy.typing import NDArray
 
 import envs
 from envs import registry
-from envs.interface import EnvSpec, VecEnv
+from envs.interface import CompiledVecEnv, EnvSpec, TensorVecEnv, VecEnv
+from fastanf.memory import resolve_device
 
 ROWS = (1, 8, 64, 256, 1024)
 NUM_ACTION_SETS = 64
@@ -82,9 +88,22 @@ class EnvBenchmark(benchmark.Benchmark):
             help="threads that the simulator may use, no more than rows; 0 is all cores "
             "[default 0]",
         )
+        parser.add_argument(
+            "--device",
+            default="cpu",
+            metavar="D",
+            help="where simulators live that can: cpu, cuda or cuda:N [default cpu]",
+        )
+        parser.add_argument(
+            "--mjx_impl",
+            choices=("jax", "warp"),
+            default="jax",
+            help="how MJX computes [default jax]",
+        )
 
     def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
         """Every combination of backend, task, rows and threads."""
+        self.device, self._mjx_impl = resolve_device(arguments.device), arguments.mjx_impl
         points: list[Point] = []
         for backend in arguments.backend:
             if backend not in registry.backend_names():
@@ -98,26 +117,42 @@ class EnvBenchmark(benchmark.Benchmark):
                     envs.validate(env, backend)
                 except ValueError as error:
                     raise ValueError(f"--env: {error}") from None
+                options = self._options(backend)
+                envs.preflight(env, backend, int(rows), **options)
                 threads = min(given or usable_cores(), rows)
-                point: Point = {"impl": _engine(backend), "backend": backend, "env": env}
+                point: Point = {"impl": self._engine(backend), "backend": backend, "env": env}
                 points.append(point | {"rows": rows, "num_threads": threads})
-        self.packages = tuple(filter(_version, dict.fromkeys(arguments.backend)))
+        distributions = (name for backend in arguments.backend for name in _packages(backend))
+        self.packages = tuple(filter(_version, dict.fromkeys(distributions)))
         return [dict(key) for key in dict.fromkeys(tuple(point.items()) for point in points)]
 
     def prepare(self, point: Point) -> Round:
         """A simulator after the steps in which it was compared with a second one."""
         env = self._make(point)
+        compile_s = env.compile(reuse=False) if isinstance(env, CompiledVecEnv) else 0.0
         actions = random_actions(env.spec, env.num_rows)
         other = self._make(point)
         check_same(env, other, actions, point)
         other.close()
         self._open.remove(other)
+        if isinstance(env, TensorVecEnv):
+            return TensorRound(env, actions, torch.device(self.device), compile_s).measure
         return EnvRound(env, actions).measure
+
+    def _options(self, backend: str) -> dict[str, Any]:
+        if not envs.lives_on_device(backend):
+            return {}
+        return {"device": self.device, "impl": self._mjx_impl}
+
+    def _engine(self, backend: str) -> str:
+        name = f"{backend}-{self._mjx_impl}" if envs.lives_on_device(backend) else backend
+        return f"{name} {_version(_packages(backend)[0])}".strip()
 
     def _make(self, point: Point) -> VecEnv:
         env, backend, rows = str(point["env"]), str(point["backend"]), int(point["rows"])
         try:
-            made = envs.make(env, backend, range(rows), int(point["num_threads"]))
+            threads, options = int(point["num_threads"]), self._options(backend)
+            made = envs.make(env, backend, range(rows), threads, **options)
         except Exception as error:  # whatever a simulator says that is not, or badly, installed
             raise ValueError(
                 f"--backend {backend} cannot make {rows} rows of {env}: {error}"
@@ -151,6 +186,43 @@ class EnvRound:
             num_steps += 1
             now = time.perf_counter()
         return {"env_steps_per_s": self._env.num_rows * num_steps / (now - start)}
+
+
+class TensorRound:
+    """Rounds of a simulator that lives on a device.
+
+    Args:
+        env: after its reset.
+        actions: [K, N, A], taken in turn.
+        device: where it lives.
+        compile_s: seconds that compiling it took.
+    """
+
+    def __init__(
+        self,
+        env: TensorVecEnv,
+        actions: NDArray[np.float32],
+        device: torch.device,
+        compile_s: float,
+    ):
+        self._env, self._compile_s, self._device = env, compile_s, device
+        self._actions = itertools.cycle(torch.from_numpy(actions).to(device))
+
+    def measure(self, seconds: float) -> Figures:
+        """Environment steps a second over that many seconds, and at least `MIN_STEPS`."""
+        num_steps, start = 0, time.perf_counter()
+        while True:
+            for _ in range(MIN_STEPS):
+                step = self._env.step_tensors(next(self._actions))
+            num_steps += MIN_STEPS
+            float(step.reward[0])  # waits for the device
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds:
+                break
+        rate = self._env.num_rows * num_steps / elapsed
+        # Points of one program compile it once, and the first has its time.
+        compiling = {"compile_s": self._compile_s} if self._compile_s else {}
+        return {"env_steps_per_s": rate, **compiling}
 
 
 def random_actions(spec: EnvSpec, num_rows: int) -> NDArray[np.float32]:
@@ -196,14 +268,15 @@ def _threads(text: str) -> int:
     return int(text)
 
 
-def _engine(backend: str) -> str:
-    return f"{backend} {_version(backend)}".strip()
+def _packages(backend: str) -> tuple[str, ...]:
+    """The distributions that a backend is made of; most are named as it is."""
+    return {"mjx": ("mujoco-mjx", "jax", "mujoco")}.get(backend, (backend,))
 
 
-def _version(backend: str) -> str:
-    """Of the distribution that a backend is named after; empty where there is none."""
+def _version(package: str) -> str:
+    """Of a distribution; empty where there is none."""
     try:
-        return importlib.metadata.version(backend)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
 

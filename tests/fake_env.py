@@ -43,6 +43,7 @@ class WholeEnv:
         self.time = np.zeros(self.num_rows, dtype=np.int64)
         self.num_steps = np.zeros(self.num_rows, dtype=np.int64)
         self.actions: list[NDArray[np.float32]] = []
+        self.fails_at: dict[int, set[int]] = {}  # row -> numbers of its steps that break down
 
     def _obs(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         seed, episode, time = self.seeds[rows], self.episode[rows], self.time[rows]
@@ -72,10 +73,16 @@ class WholeEnv:
         ]
         terminated = self.time[rows] >= np.array(lasts)
         truncated = (self.time[rows] >= limit) & ~terminated
-        ended = rows[terminated | truncated]
+        failed = np.array(
+            [int(self.num_steps[row]) in self.fails_at.get(int(row), ()) for row in rows], bool
+        )
+        terminated, truncated = terminated & ~failed, truncated & ~failed
+        ended = rows[terminated | truncated | failed]
         self.episode[ended] += 1
         self.time[ended] = 0
-        return Step(self._obs(rows), reward, terminated, truncated, final_obs)
+        obs = self._obs(rows)
+        reward[failed], final_obs[failed] = 0, obs[failed]
+        return Step(obs, reward, terminated, truncated, final_obs, failed)
 
     def close(self) -> None:
         self.num_rows = 0

@@ -53,7 +53,7 @@ class RandomVecEnv:
         done = terminated | truncated
         self._elapsed[done] = 0
         self._obs = np.where(done[:, None], next_episode, final_obs)
-        return Step(self._obs, reward, terminated, truncated, final_obs)
+        return Step(self._obs, reward, terminated, truncated, final_obs, np.zeros_like(terminated))
 
     def close(self) -> None:
         pass

@@ -75,7 +75,9 @@ class ProbeVecEnv:
         truncated = (self._time >= self.spec.max_episode_steps) & ~terminated
         final_obs = self._obs()
         self._begin(terminated | truncated)
-        return Step(self._obs(), reward, terminated, truncated, final_obs)
+        return Step(
+            self._obs(), reward, terminated, truncated, final_obs, np.zeros_like(terminated)
+        )
 
     def close(self) -> None:
         pass

@@ -243,3 +243,79 @@ def test_a_lane_alone_collects_as_among_others() -> None:
         own, all_lanes = getattr(alone.replay, name), getattr(together.replay, name)
         assert torch.equal(own[0], all_lanes[1])
     assert alone.collector.take_finished()[0] == together.collector.take_finished()[1]
+
+
+@pytest.mark.parametrize("E", [1, 3])
+def test_a_step_that_broke_down_is_counted_and_neither_stored_nor_summed(E: int) -> None:
+    block = make_block(E)
+    broken = {0: {3, 4, 17}, 2 * E: {9}}  # row -> steps: lanes 0 and 2
+    fake(block).fails_at = broken
+    for _ in range(12):
+        block.collector.random_step_()
+    for step in range(1, 13):
+        block.collector.step_(step * E)
+    replay = block.replay
+    assert block.collector.num_failures.tolist() == [3, 0, 1]
+    assert replay.is_failed is not None and int(replay.is_failed.sum()) == 4
+    # (a step's number counts from 1, a transition's time from 0)
+    ids = {(row // E, 2 * ((number - 1) * E + row % E))
+           for row, numbers in broken.items() for number in numbers}  # fmt: skip
+    sampled = [replay.sample(block.rng, update, 500) for update in range(10)]
+    for batch in sampled:
+        for lane in range(3):
+            for name in {int(i) for i in batch.obs_id[lane]}:
+                assert (lane, name) not in ids
+        assert bool(torch.isfinite(batch.next_obs).all())
+    seen = {(lane, int(i)) for batch in sampled for lane in range(3) for i in batch.obs_id[lane]}
+    assert len(seen) == 3 * 24 * E - 4  # every other transition is sampled
+    # Returns of the episodes that ended of themselves, and no others.
+    env = RowsEnv(SPEC, row_seeds(SEEDS, E))
+    env.fails_at = broken
+    env.reset()
+    expected: list[list[float]] = [[] for _ in SEEDS]
+    running = np.zeros(3 * E)
+    for actions in fake(block).actions:
+        step = env.step(actions)
+        running += step.reward
+        for row in np.flatnonzero(step.terminated | step.truncated | step.failed):
+            if not step.failed[row]:
+                expected[row // E].append(running[row])
+            running[row] = 0
+    finished = block.collector.take_finished()
+    for lane in range(3):
+        assert finished[lane] == pytest.approx(expected[lane], rel=1e-12)
+
+
+def test_a_lane_whose_neighbour_breaks_down_samples_what_it_samples_alone() -> None:
+    batches = []
+    for broken in ({}, {0: set(range(1, 15))}):
+        block = make_block()
+        fake(block).fails_at = broken
+        for _ in range(20):
+            block.collector.random_step_()
+        batches.append(block.replay.sample(block.rng, 7, 50))
+    for name in ("obs", "next_obs", "reward", "obs_id"):
+        one, other = (getattr(batch, name)[1:] for batch in batches)
+        assert torch.equal(one, other)
+    assert not torch.equal(batches[0].obs_id[0], batches[1].obs_id[0])
+
+
+def test_a_lane_of_which_nothing_is_sound_is_named() -> None:
+    block = make_block()
+    fake(block).fails_at = {1: set(range(1, 21))}
+    for _ in range(20):
+        block.collector.random_step_()
+    with pytest.raises(ValueError, match="fails in nearly every step of lane 1 of this block"):
+        block.replay.sample(block.rng, 0, 4)
+
+
+def test_failures_survive_a_checkpoint() -> None:
+    block = make_block()
+    fake(block).fails_at = {0: {5}}
+    for _ in range(8):
+        block.collector.random_step_()
+    restored = make_block()
+    restored.load_state_dict_(*block.state_dict())
+    assert restored.collector.num_failures.tolist() == [1, 0, 0]
+    assert restored.replay.is_failed is not None and block.replay.is_failed is not None
+    assert torch.equal(restored.replay.is_failed, block.replay.is_failed)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastanf import recording
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
 from fastanf.evaluate import evaluate
@@ -106,7 +107,7 @@ def test_noise_differs_between_steps_episodes_and_rounds(
 def test_a_round_is_repeated_by_its_number() -> None:
     blocks = [make_block(5, noise_fraction=0.7) for _ in range(3)]
     first, again, other = (
-        evaluate(block.eval_env, block.algorithm, len(SEEDS), round_index)
+        evaluate(block.eval_simulator, block.algorithm, len(SEEDS), round_index)
         for block, round_index in zip(blocks, (4, 4, 5), strict=True)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -119,3 +120,15 @@ def test_evaluation_changes_nothing_that_trains() -> None:
     after = block.state_dict()[0]
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("env", [fake_env.ROWS_ENV_ID, fake_env.WHOLE_ENV_ID])
+def test_an_episode_that_breaks_down_has_no_return(env: str) -> None:
+    sound, block = make_block(3, env), make_block(3, env)
+    fake(block).fails_at = {1: {2}, 3: {1}, 4: {1}, 5: {2}}
+    returns, expected = block.evaluate(), sound.evaluate()
+    assert np.isnan(returns).tolist() == [[False, True, False], [True, True, True]]
+    np.testing.assert_array_equal(returns[0, [0, 2]], expected[0, [0, 2]])
+    rows = recording.evaluation_rows(block, range(2), returns, 1, 1, 0.0)
+    assert [row.episodes for row in rows] == [2, 0]
+    assert rows[0].return_mean == returns[0, [0, 2]].mean() and np.isnan(rows[1].return_max)

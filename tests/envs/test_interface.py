@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 import envs
 from envs.interface import RowVecEnv, Step, VecEnv
 
-BACKENDS = ["envpool", "gymnasium"]
+MJX = pytest.param(
+    "mjx",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("jax") is None, reason="needs the extra fastanf[mjx]"
+    ),
+)
+ON_HOST = ["envpool", "gymnasium"]
+BACKENDS = [*ON_HOST, MJX]
 NO_LIMIT = 10**6
 
 
@@ -41,14 +49,15 @@ def assert_rows_equal(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends_keep_the_protocol_and_its_types(backend: str) -> None:
     env = make(backend, "Hopper", [1, 2, 3])
-    assert isinstance(env, VecEnv) and isinstance(env, RowVecEnv)
+    assert isinstance(env, VecEnv) and isinstance(env, RowVecEnv) == (backend in ON_HOST)
     assert env.num_rows == 3
     obs = env.reset()
     step = env.step(np.zeros((3, 3), np.float32))
     assert obs.shape == step.obs.shape == step.final_obs.shape == (3, 11)
     assert obs.dtype == step.obs.dtype == step.final_obs.dtype == step.reward.dtype == np.float32
     assert step.reward.shape == step.terminated.shape == step.truncated.shape == (3,)
-    assert step.terminated.dtype == step.truncated.dtype == np.bool_
+    assert step.terminated.dtype == step.truncated.dtype == step.failed.dtype == np.bool_
+    assert step.failed.shape == (3,) and not step.failed.any()
     env.close()
 
 
@@ -138,7 +147,7 @@ def test_reset_restarts_the_time_limit(backend: str) -> None:
     assert [bool(step.truncated[0]) for step in steps] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ON_HOST)
 def test_stepping_some_rows_leaves_the_others(backend: str) -> None:
     """Rows stepped in any grouping play what they play together, resets included."""
     seeds, limit = [5, 6, 7], 12

@@ -31,7 +31,7 @@ class CountingEnv:
     def step(self, actions: np.ndarray) -> Step:
         self.count = self.count + 1
         no = np.zeros(self.num_rows, np.bool_)
-        return Step(self.count, self.count[:, 0], no, no, self.count)
+        return Step(self.count, self.count[:, 0], no, no, self.count, no)
 
     def close(self) -> None:
         pass
@@ -52,9 +52,9 @@ def probe_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("HalfCheeta-v3", "envpool", r"'HalfCheeta-v3'.*nearest names: HalfCheetah-v3"),
         ("halfcheetah-v3", "envpool", r"nearest names: HalfCheetah-v3"),
-        ("Hopper-v3", "gymnasium", r"backend envpool has it.*Hopper-v5"),
+        ("Hopper-v3", "gymnasium", r"backend envpool and mjx have it.*Hopper-v5"),
         ("???", "gymnasium", r"allowed are: HalfCheetah-v4"),
-        ("Hopper-v3", "mjy", r"'mjy'; allowed are envpool, gymnasium"),
+        ("Hopper-v3", "mjy", r"'mjy'; allowed are envpool, gymnasium, mjx"),
     ],
 )
 def test_unknown_name_is_refused_in_one_line(env_id: str, backend: str, message: str) -> None:
@@ -112,7 +112,7 @@ def test_option_of_the_table_yields_to_the_callers() -> None:
 def test_backend_that_cannot_be_imported_is_refused() -> None:
     envs.register_backend("probe", "envs.no_such_backend:Env", [COUNTING])
     envs.validate("Counting-v0", "probe")
-    with pytest.raises(ValueError, match=r"'probe', which cannot be loaded: No module named"):
+    with pytest.raises(ValueError, match=r"^backend probe cannot be loaded: No module named"):
         envs.make("Counting-v0", "probe", [1])
 
 

@@ -1,0 +1,152 @@
+"""Training on MJX: it learns, is resumed exactly, and a lane is the same alone and among others.
+
+Axes: L lanes, E environments per lane.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+from fastanf import checkpoint, runner
+from fastanf.__main__ import main
+from fastanf.block import TrainingBlock, compile_aloud
+from fastanf.cli import parse_command_line
+from fastanf.config import TrainConfig
+from fastanf.stopping import StopSignals
+
+pytest.importorskip("jax", reason="needs the extra fastanf[mjx]")
+
+from envs import mjx_backend
+
+SMALL = {
+    "env": "Hopper-v4", "backend": "mjx", "envs_per_lane": 8, "hidden": (64, 64), "batch_size": 64,
+    "max_timesteps": 6400, "start_timesteps": 800, "eval_episodes": 2, "noise_fraction": 0.5,
+    "input_layer_sparsity": 0.5, "updates_per_step": 4, "topology_period": 100,
+}  # fmt: skip
+COMMAND = [
+    "train", "--policy", "ANF-SAC", "SAC", "--env", "Hopper-v4", "--backend", "mjx",
+    "--envs_per_lane", "4", "--fake_features", "0.5", "--hidden", "8", "5", "--batch_size", "8",
+    "--start_timesteps", "40", "--max_timesteps", "160", "--eval_freq", "40",
+    "--eval_episodes", "2", "--tensorboard", "false", "--layout", "masked",
+    "--noise_redraw", "per_step", "--plain",
+]  # fmt: skip
+
+
+def make_block(seeds: tuple[int, ...], **values: object) -> TrainingBlock:
+    base = TrainConfig.of(**{**SMALL, **values})
+    return TrainingBlock([base.replace(seed=seed) for seed in seeds], torch.device("cpu"))
+
+
+def test_a_hopper_learns_to_stay_up() -> None:
+    block = make_block((0, 1))
+    while block.replay.time < block.num_random_steps:
+        block.collector.random_step_()
+    first = [sum(returns) / len(returns) for returns in block.collector.take_finished()]
+    for step in range(1, 601):
+        block.collector.step_(8 * step)
+        for _ in range(4):
+            block.learner.update_()
+    assert max(first) < 30  # a random hopper falls after a dozen steps
+    returns = block.evaluate().mean(1)
+    assert returns.min() > 100, returns
+    assert int(block.collector.num_failures.sum()) == 0
+    block.close()
+
+
+def test_a_lane_alone_is_the_lane_among_others() -> None:
+    together, alone = make_block((3, 4, 5)), make_block((4,))
+    for block in (together, alone):
+        for _ in range(30):
+            block.collector.random_step_()
+        for step in range(1, 41):
+            block.collector.step_(8 * step)
+            block.learner.update_()
+    assert torch.equal(together.replay.obs[1], alone.replay.obs[0])
+    assert torch.equal(together.replay.reward[1], alone.replay.reward[0])
+    weights = [block.algorithm.actor_mlp.layers[0].to_dense() for block in (together, alone)]
+    assert torch.equal(weights[0][1], weights[1][0])
+    assert (together.evaluate()[1] == alone.evaluate()[0]).all()
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with (path / "eval.csv").open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "wall_s"}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("num_steps", [5, 27, 49])
+def test_a_resumed_run_is_the_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int
+) -> None:
+    """The simulators' state, the running episodes and their returns included; 10 random steps."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*COMMAND, "--run_dir", str(whole)]) == 0
+    calls = 0
+
+    def stop_at_one(signals: StopSignals) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == num_steps:
+            raise runner.Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignals, "check", stop_at_one)
+        assert main([*COMMAND, "--run_dir", str(broken)]) == runner.EXIT_INTERRUPTED
+    saved = checkpoint.load(broken / "checkpoints" / "block0")
+    assert saved is not None and "env/qpos" in saved[0]
+    assert main(["resume", str(broken)]) == 0
+    assert rows_of(broken) == rows_of(whole) and len(rows_of(whole)) == 2 * 4
+    for name in ("env/qpos", "env/warmstart", "eval_env/episode", "learner/actor.0.weight.value"):
+        tensors = [checkpoint.load(run / "checkpoints" / "block0") for run in (whole, broken)]
+        assert tensors[0] is not None and tensors[1] is not None
+        if name in tensors[0][0]:
+            assert torch.equal(tensors[0][0][name], tensors[1][0][name]), name
+
+
+def test_compiling_is_announced_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, bool]] = []
+    monkeypatch.setattr(mjx_backend.MjxVecEnv, "compile", lambda env: 12.34)
+    env = mjx_backend.MjxVecEnv(envs.spec("Hopper-v4", "mjx"), range(16))
+    compile_aloud(env, lambda text, stays: said.append((text, stays)))
+    assert said == [
+        ("compiling 16 environments of Hopper-v4", False),
+        ("compiled 16 environments of Hopper-v4 in 12.3 s", True),
+    ]
+
+
+def test_the_plan_names_memory_and_regime(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--env", "Ant-v3", "--backend", "mjx", "--envs_per_lane", "64", "--num_seeds", "4"]
+    study = parse_command_line([*arguments, "--device", "cpu"])
+    text = study.plan.text()
+    assert "4 lanes x 64 environments, SAC on Ant-v3 (mjx)" in text and ", simulation " in text
+    assert "note: 1 update for 64 environment steps of a lane, 0.0156 each: not the papers'" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backend", "mjx", "--mjx_impl", "warp"], "mjx_impl warp needs an NVIDIA GPU"),
+        (["--mjx_impl", "warp"], "mjx_impl warp needs backend mjx, got envpool"),
+        (["--backend", "mjx", "--env", "Swimmer-v4"], "unknown to backend 'mjx'"),
+        (["--backend", "mjx", "--env", "Humanoid-v3", "--envs_per_lane", "200000000",
+          "--start_timesteps", "200000000", "--replay_capacity", "400000000"],
+         "needs more memory than"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_line_before_anything_is_compiled(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(mjx_backend.MjxVecEnv, "compile", None)
+    with pytest.raises(SystemExit) as raised:
+        main(["train", *arguments, "--device", "cpu", "--run_dir", str(tmp_path / "run")])
+    captured = capsys.readouterr()
+    assert raised.value.code == 2 and words in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
