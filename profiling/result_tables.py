@@ -217,14 +217,27 @@ def _kernel_work(row: Mapping[str, str]) -> str:
 
 
 def env_table() -> str:
-    """Environment steps per second: task by number of rows."""
-    rows = [row for row in result_rows.read("env") if row["metric"] == "env_steps_per_s"]
-    newest = {(f"{row['env']}, {row['backend']}", int(row["rows"])): row for row in rows}
+    """Environment steps per second: task by number of rows; and what compiling took."""
+    rows = result_rows.read("env")
+    newest = {
+        (_simulator(row), int(row["rows"])): row
+        for row in rows
+        if row["metric"] == "env_steps_per_s"
+    }
+    compiled = {_simulator(row): row for row in rows if row["metric"] == "compile_s"}
     counts = sorted({count for _, count in newest})
-    lines = [[task, *(_rate(newest.get((task, count))) for count in counts)]
+    lines = [[task, *(_rate(newest.get((task, count))) for count in counts),
+              f"{float(compiled[task]['p50']):.0f}" if task in compiled else ""]
              for task in dict.fromkeys(task for task, _ in newest)]  # fmt: skip
-    head = ["environment steps per second", *(_count(count, "row") for count in counts)]
+    counted = [_count(count, "row") for count in counts]
+    head = ["environment steps per second", *counted, "compiling, s"]
     return _markdown(head, lines, list(newest.values()))
+
+
+def _simulator(row: Mapping[str, str]) -> str:
+    """Task and engine, and its device where that is no CPU."""
+    device = "" if row["device"] == "cpu" else f" on {row['device']}"
+    return f"{row['env']}, {row['impl'].partition(' ')[0]}{device}"
 
 
 def train_table() -> str:
