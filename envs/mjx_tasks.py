@@ -305,6 +305,10 @@ class Simulation:
             num_contacts, num_constraints = len(shapes.contact.dist), len(shapes.efc_J)
             room = {"naconmax": num_rows * num_contacts, "njmax": num_constraints}
         self._still = mjx.make_data(host_model, impl=impl, **room)
+        # warp has no functions for a part of a step, which is what a reset needs.
+        is_jax = impl == "jax"
+        self._reset_model = self.model if is_jax else mjx.put_model(host_model, impl="jax")
+        self._reset_data = self._still if is_jax else mjx.make_data(host_model, impl="jax")
         self._qpos0 = np.asarray(host_model.qpos0)
         self._num_bodies = int(host_model.nbody)
         self.num_actions = int(host_model.nu)
@@ -327,10 +331,9 @@ class Simulation:
 
     def place(self, qpos: Array, qvel: Array) -> tuple[Body, Array]:
         """The body in a chosen state [nq], [nv] with no history, and its observation [D]."""
-        data = self._still.replace(qpos=qpos, qvel=qvel)
+        data, model = self._reset_data.replace(qpos=qpos, qvel=qvel), self._reset_model
         if self.kind.centre is not None:
-            data = mjx.com_pos(self.model, mjx.kinematics(self.model, data))
-            data = mjx.com_vel(self.model, data)
+            data = mjx.com_vel(model, mjx.com_pos(model, mjx.kinematics(model, data)))
         # MJX normalises quaternions in its copy of qpos; MuJoCo leaves them as they are.
         body = Body(qpos, qvel, jnp.zeros_like(qvel), self._centre(data))
         return body, self._observe(body, self._derived(data))
