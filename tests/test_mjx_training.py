@@ -47,7 +47,7 @@ def test_a_hopper_learns_to_stay_up() -> None:
     while block.replay.time < block.num_random_steps:
         block.collector.random_step_()
     first = [sum(returns) / len(returns) for returns in block.collector.take_finished()]
-    for step in range(1, 601):
+    for step in range(1, 501):
         block.collector.step_(8 * step)
         for _ in range(4):
             block.learner.update_()
