@@ -14,7 +14,7 @@ neither on how many rows there are nor on its place among them (tested on x86-64
 A row whose simulation is no longer finite begins a new episode; `Step.failed` says so.
 
 The state of all rows is a few arrays (`State`), which `state` and `restore` copy, so that a run
-that goes on later goes on exactly. Compiling takes 4 to 25 seconds a task; programs are kept for
+that goes on later goes on exactly. Compiling takes 10 to 30 seconds a task; programs are kept for
 the process, and in `cache_folder()` for the next one.
 """
 
