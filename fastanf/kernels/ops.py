@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from fastanf.kernels import csr as csr_kernels
 from fastanf.kernels import linear as linear_kernels
@@ -107,7 +107,7 @@ def _connections(
     return at
 
 
-@torch.library.custom_op("fastanf::noise", mutates_args=())
+@library.custom_op("fastanf::noise", mutates_args=())
 def _noise_op(
     key: Tensor, row: Tensor, stream: int, n: int, std: Tensor, quantiles: OptionalTensor
 ) -> Tensor:
@@ -120,7 +120,7 @@ def _(key, row, stream, n, std, quantiles):
     return std.new_empty(row.shape[0], n, row.shape[1])
 
 
-@torch.library.custom_op(
+@library.custom_op(
     "fastanf::mask_adam_", mutates_args=("weight", "exp_avg", "exp_avg_sq", "target")
 )
 def _mask_adam_op(
@@ -142,7 +142,7 @@ def _mask_adam_op(
     )  # fmt: skip
 
 
-@torch.library.custom_op("fastanf::linear", mutates_args=())
+@library.custom_op("fastanf::linear", mutates_args=())
 def _linear_op(
     stored: Tensor,
     key: OptionalTensor,
@@ -165,7 +165,7 @@ def _(stored, key, row, stream, num_noise, std, quantiles, extra, weight, bias, 
     return stored.new_empty(weight.shape[0], weight.shape[1], stored.shape[2])
 
 
-@torch.library.custom_op("fastanf::linear_weight_grad", mutates_args=())
+@library.custom_op("fastanf::linear_weight_grad", mutates_args=())
 def _linear_weight_grad_op(
     stored: Tensor,
     key: OptionalTensor,
@@ -187,7 +187,7 @@ def _(stored, key, row, stream, num_noise, std, quantiles, extra, grad):
     return grad.new_empty(*grad.shape[:2], num_inputs), grad.new_empty(grad.shape[:2])
 
 
-@torch.library.custom_op("fastanf::linear_input_grad", mutates_args=())
+@library.custom_op("fastanf::linear_input_grad", mutates_args=())
 def _linear_input_grad_op(weight: Tensor, grad: Tensor, first: int, num: int) -> Tensor:
     return linear_kernels.linear_input_grad(weight, grad, slice(first, first + num))
 
@@ -197,7 +197,7 @@ def _(weight, grad, first, num):
     return grad.new_empty(grad.shape[0], num, grad.shape[2])
 
 
-@torch.library.custom_op("fastanf::csr_linear", mutates_args=())
+@library.custom_op("fastanf::csr_linear", mutates_args=())
 def _csr_linear_op(
     stored: Tensor,
     key: OptionalTensor,
@@ -232,7 +232,7 @@ def _(
     return stored.new_empty(bias.shape[0], bias.shape[1], stored.shape[2])
 
 
-@torch.library.custom_op("fastanf::csr_weight_grad", mutates_args=())
+@library.custom_op("fastanf::csr_weight_grad", mutates_args=())
 def _csr_weight_grad_op(
     stored: Tensor,
     key: OptionalTensor,
@@ -262,7 +262,7 @@ def _(
     return grad.new_empty(column.shape), grad.new_empty(grad.shape[:2])
 
 
-@torch.library.custom_op("fastanf::csr_input_grad", mutates_args=())
+@library.custom_op("fastanf::csr_input_grad", mutates_args=())
 def _csr_input_grad_op(
     value: Tensor,
     start: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from fastanf.kernels import ops
 from fastanf.kernels.csr import Connections, csr_linear
@@ -86,16 +86,16 @@ def test_torch_checks_schemas_shapes_and_gradients() -> None:
     value = at.from_dense(weight)
     flat = ops._flat(x)
     leaves = (weight.requires_grad_(), bias.requires_grad_())
-    torch.library.opcheck(torch.ops.fastanf.linear.default, (*flat, *leaves, SLOPE))
+    library.opcheck(torch.ops.fastanf.linear.default, (*flat, *leaves, SLOPE))
     csr = (*flat, value.requires_grad_(), *ops._places(at), *ops._turned(at), bias, SLOPE)
-    torch.library.opcheck(torch.ops.fastanf.csr_linear.default, csr)
+    library.opcheck(torch.ops.fastanf.csr_linear.default, csr)
     assert x.noise is not None
     drawn = (x.noise.key, x.noise.row, 3, N, x.noise.std, None)
-    torch.library.opcheck(torch.ops.fastanf.noise.default, drawn)
+    library.opcheck(torch.ops.fastanf.noise.default, drawn)
     step = [torch.randn(L, 6) for _ in range(3)] + [torch.rand(L, 6)]
     lanes = torch.full((L,), 1e-3), torch.zeros(L)
     arguments = (*step, 3, *lanes, torch.rand(L, 6) < 0.5, None, None, None)
-    torch.library.opcheck(torch.ops.fastanf.mask_adam_.default, arguments)
+    library.opcheck(torch.ops.fastanf.mask_adam_.default, arguments)
 
 
 def test_noise_and_mask_adam_are_the_functions() -> None:
