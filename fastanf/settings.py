@@ -216,9 +216,9 @@ class RunConfig(Group):
     """New folder for records and checkpoints; by default runs/ and time, policy and task."""
     device: str = option("auto", kind="run")
     """Where the networks and the replay live: auto, cpu, cuda or cuda:N."""
-    impl: str = option("auto", kind="run", choices=("auto", "native", "reference"))
-    """Kernels on the CPU: native (compiled), reference (plain torch, slow); auto: native where
-    it was built."""
+    impl: str = option("auto", kind="run", choices=("auto", "native", "triton", "reference"))
+    """Kernels: native (compiled, on the CPU), triton (on CUDA), reference (plain torch, slow);
+    auto: the fast ones where they can be had."""
     num_threads: int = option(0, kind="run", allowed=at_least(0))
     """CPU threads; 0 is all."""
     checkpoint_minutes: float = option(5.0, kind="run", allowed=_POSITIVE)

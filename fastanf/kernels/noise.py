@@ -14,8 +14,8 @@ from torch import Tensor
 from fastanf.kernels.philox import (
     EMPIRICAL,
     NORMAL,
-    draw_native_,
-    is_native,
+    draw_,
+    is_drawn_fast,
     random_bits_ref,
     random_normal_ref,
 )
@@ -79,7 +79,7 @@ def noise_(
     is_float32 = out.dtype == torch.float32 and std.dtype == torch.float32
     if quantiles is not None:
         is_float32 = is_float32 and quantiles.dtype == torch.float32
-    if not (is_native(out) and is_float32 and (out.stride(2) == 1 or out.shape[2] == 1)):
+    if not (is_drawn_fast(out) and is_float32 and (out.stride(2) == 1 or out.shape[2] == 1)):
         return out.copy_(noise_ref(key, row, stream, out.shape[1], std, quantiles))
     draw = NORMAL if quantiles is None else EMPIRICAL
-    return draw_native_(out, key, row, stream, draw, std=std, quantiles=quantiles)
+    return draw_(out, key, row, stream, draw, std=std, quantiles=quantiles)

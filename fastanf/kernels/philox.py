@@ -122,10 +122,10 @@ def random_bits(
     L, R = _check(key, row, stream, num_words)
     if not 0 <= first_word <= 2**34 - num_words:
         raise ValueError(f"first_word={first_word}: must be in [0, 2^34 - num_words]")
-    if not is_native(key):
+    if not is_drawn_fast(key):
         return random_bits_ref(key, row, stream, num_words, first_word)
-    out = torch.empty(L, num_words, R, dtype=torch.int64)
-    return draw_native_(out, key, row, stream, BITS, first_word=first_word)
+    out = torch.empty(L, num_words, R, dtype=torch.int64, device=key.device)
+    return draw_(out, key, row, stream, BITS, first_word=first_word)
 
 
 def random_uniform(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
@@ -134,9 +134,10 @@ def random_uniform(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
     Args, raises: as `random_bits`. Returns: [L, n, R] float32, multiples of 2^-24.
     """
     L, R = _check(key, row, stream, n)
-    if not is_native(key):
+    if not is_drawn_fast(key):
         return random_uniform_ref(key, row, stream, n)
-    return draw_native_(torch.empty(L, n, R, dtype=torch.float32), key, row, stream, UNIFORM)
+    out = torch.empty(L, n, R, dtype=torch.float32, device=key.device)
+    return draw_(out, key, row, stream, UNIFORM)
 
 
 def random_normal(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
@@ -145,9 +146,10 @@ def random_normal(key: Tensor, row: Tensor, stream: int, n: int) -> Tensor:
     Args, raises: as `random_bits`. Returns: [L, n, R] float32, at most 5.77 in magnitude.
     """
     L, R = _check(key, row, stream, n)
-    if not is_native(key):
+    if not is_drawn_fast(key):
         return random_normal_ref(key, row, stream, n)
-    return draw_native_(torch.empty(L, n, R, dtype=torch.float32), key, row, stream, NORMAL)
+    out = torch.empty(L, n, R, dtype=torch.float32, device=key.device)
+    return draw_(out, key, row, stream, NORMAL)
 
 
 def is_native(tensor: Tensor) -> bool:
@@ -155,7 +157,12 @@ def is_native(tensor: Tensor) -> bool:
     return kernels.NATIVE is not None and tensor.device.type == "cpu"
 
 
-def draw_native_(
+def is_drawn_fast(tensor: Tensor) -> bool:
+    """Whether `draw_` computes on this tensor's device."""
+    return is_native(tensor) or kernels.is_triton(tensor)
+
+
+def draw_(
     out: Tensor,
     key: Tensor,
     row: Tensor,
@@ -166,11 +173,16 @@ def draw_native_(
     quantiles: Tensor | None = None,
 ) -> Tensor:
     """Fills out [L, n, R], dense in its last axis, with what `draw` makes of the words."""
-    assert kernels.NATIVE is not None
     L, n, R = out.shape
-    key, row = key.contiguous(), row.contiguous()
+    key = key.contiguous()
     std = None if std is None else std.contiguous()
     quantiles = None if quantiles is None else quantiles.contiguous()
+    if kernels.is_triton(out):
+        from fastanf.kernels.gpu import random
+
+        return random.fill_(out, key, row, stream, draw, first_word, std, quantiles)
+    assert kernels.NATIVE is not None
+    row = row.contiguous()
     kernels.NATIVE.fastanf_random(
         out.data_ptr(),
         out.stride(0),

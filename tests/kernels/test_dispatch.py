@@ -79,7 +79,7 @@ def test_another_choice_is_refused():
     result = run_probe("fast", PACKAGE.parent)
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
-    assert "FASTANF_KERNELS='fast'" in last and "auto, native, reference" in last
+    assert "FASTANF_KERNELS='fast'" in last and "auto, native, triton, reference" in last
 
 
 @pytest.mark.skipif(
@@ -100,7 +100,7 @@ def test_use_chooses_anew_and_auto_changes_nothing(monkeypatch: pytest.MonkeyPat
     assert kernels.implementation() == "reference"
     kernels.use("auto")
     assert kernels.implementation() == "reference"
-    with pytest.raises(ValueError, match="auto, native, reference"):
+    with pytest.raises(ValueError, match="auto, native, triton, reference"):
         kernels.use("fast")
 
 
