@@ -42,7 +42,8 @@ import jax
 import jax.numpy as jnp
 
 from envs import mjx_tasks
-from envs.mjx_tasks import Body, Simulation, Task
+from envs.mjx_simulation import Body, Simulation
+from envs.mjx_tasks import Task
 
 Array = jax.Array
 _config: Any = jax.config  # its settings carry no types

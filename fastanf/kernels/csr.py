@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fastanf import kernels
+from fastanf.kernels import stack
 from fastanf.kernels.layer_input import LayerInput
 from fastanf.kernels.linear import (
     check_grad,
@@ -35,14 +36,6 @@ from fastanf.kernels.native import (
     ConnectionArgs,
     CsrWeightGradArgs,
     TransposeArgs,
-)
-from fastanf.kernels.stack import (
-    BackStep,
-    Weights,
-    dense_rows,
-    native,
-    run_backward,
-    run_forward,
 )
 
 # Inputs of a block: their 100 columns fill the first cache (32 kB) at the lower number. Sparser
@@ -162,7 +155,7 @@ class Connections:
         start = self.start.new_empty(self.num_matrices, num_segments + 1)
         column, source = torch.empty_like(self.column), torch.empty_like(self.column)
         if self.start.device.type == "cpu" and kernels.NATIVE is not None:
-            native().fastanf_transpose(
+            stack.native().fastanf_transpose(
                 ctypes.byref(
                     TransposeArgs(
                         self.start.data_ptr(), self.column.data_ptr(), start.data_ptr(),
@@ -317,8 +310,8 @@ def csr_linear(
         )
     if B == 0 or not (x.is_native and is_native(value, bias)):
         return csr_linear_ref(x, value, at, bias, slope)
-    weights = Weights(like_columns(value, at), dense_rows(bias), at, (G, O, I))
-    return run_forward(x, [weights], [slope])[0]
+    weights = stack.Weights(like_columns(value, at), stack.dense_rows(bias), at, (G, O, I))
+    return stack.run_forward(x, [weights], [slope])[0]
 
 
 def csr_weight_grad(x: LayerInput, grad: Tensor, at: Connections) -> tuple[Tensor, Tensor]:
@@ -345,7 +338,7 @@ def csr_weight_grad(x: LayerInput, grad: Tensor, at: Connections) -> tuple[Tenso
     if at.is_ragged:
         value_grad.zero_()
     bias_grad = torch.empty(G, O)
-    native().fastanf_csr_weight_grad(
+    stack.native().fastanf_csr_weight_grad(
         ctypes.byref(
             CsrWeightGradArgs(
                 x.args, at.args, grad.data_ptr(), L, G // L, O, at.num_inputs,
@@ -388,8 +381,9 @@ def csr_input_grad(
         return csr_input_grad_ref(value, at, grad, inputs, activated, slope)
     activated = None if activated is None else activated.contiguous()
     # The bias has no part in this.
-    weights = Weights(like_columns(value, at), value, at, (G, O, at.num_inputs))
-    return run_backward(grad, [BackStep(weights, first, last - first, activated, slope)])[0]
+    weights = stack.Weights(like_columns(value, at), value, at, (G, O, at.num_inputs))
+    step = stack.BackStep(weights, first, last - first, activated, slope)
+    return stack.run_backward(grad, [step])[0]
 
 
 def like_columns(value: Tensor, at: Connections) -> Tensor:

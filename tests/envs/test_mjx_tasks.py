@@ -24,7 +24,8 @@ from mujoco import mjx  # noqa: E402
 
 from envs import mjx_tasks  # noqa: E402
 from envs.mjx_frames import capsule_frames  # noqa: E402
-from envs.mjx_tasks import Body, Derived, Outcome, Simulation, make_task  # noqa: E402
+from envs.mjx_simulation import Body, Derived, Outcome, Simulation  # noqa: E402
+from envs.mjx_tasks import make_task  # noqa: E402
 
 N, T = 50, 40
 NEWTON = 2

@@ -49,22 +49,18 @@ inline void add_inputs(const LayerArgs& layer, int64_t g, int64_t first, int64_t
                          part.n);
 }
 
-// y = z for z > 0, slope * z else: rows in place and to a tensor.
-inline void activate(float* rows, int64_t count, const Part& part, float slope, float* to,
-                     int64_t to_stride) {
-    for (int64_t row = 0; row < count; ++row) {
-        float* __restrict z = rows + row * part.stride;
-        float* __restrict y = to + row * to_stride + part.begin;
-        if (slope == 1.0f) {
-            std::memcpy(y, z, (size_t)part.n * sizeof(float));
-            continue;
-        }
+// row <- row where `sign` > 0, slope * row elsewhere, and the same to a tensor. With the row z
+// itself as the sign this is act(z); with what the activation gave, it takes dy back to dz.
+inline void scale_row(float* row, const float* sign, float slope, int64_t n, float* __restrict to) {
+    if (slope == 1.0f) {
+        std::memcpy(to, row, (size_t)n * sizeof(float));
+        return;
+    }
 #pragma omp simd
-        for (int64_t i = 0; i < part.n; ++i) {
-            const float value = z[i] > 0.0f ? z[i] : slope * z[i];
-            z[i] = value;
-            y[i] = value;
-        }
+    for (int64_t i = 0; i < n; ++i) {
+        const float value = sign[i] > 0.0f ? row[i] : slope * row[i];
+        row[i] = value;
+        to[i] = value;
     }
 }
 
@@ -93,7 +89,11 @@ void forward_part(const ForwardArgs& a, int64_t lane, const Part& part) {
             }
         }
         const int64_t rows = a.copies * O, B = a.input.rows;
-        activate(sums, rows, part, layer.slope, layer.output + lane * rows * B, B);
+        float* const output = layer.output + lane * rows * B + part.begin;
+        for (int64_t row = 0; row < rows; ++row) {
+            float* const z = sums + row * part.stride;
+            scale_row(z, z, layer.slope, part.n, output + row * B);
+        }
         float* const given = sums;
         sums = other;
         other = given;
@@ -107,27 +107,6 @@ void run_forward(const ForwardArgs& a) {
     for (int64_t task = 0; task < tasks; ++task) {
         const int64_t part = task % parts.count, n = parts.size(part);
         forward_part(a, task / parts.count, {parts.begin(part), n, padded(n)});
-    }
-}
-
-// dz = dy where x > 0, slope * dy else, with x what the activation gave: rows in place and to a
-// tensor.
-inline void pass_activation(float* rows, int64_t count, const Part& part, const float* x,
-                            float slope, float* to, int64_t stride) {
-    for (int64_t row = 0; row < count; ++row) {
-        float* __restrict dy = rows + row * part.stride;
-        float* __restrict dz = to + row * stride + part.begin;
-        if (!x || slope == 1.0f) {
-            std::memcpy(dz, dy, (size_t)part.n * sizeof(float));
-            continue;
-        }
-        const float* __restrict active = x + row * stride + part.begin;
-#pragma omp simd
-        for (int64_t i = 0; i < part.n; ++i) {
-            const float value = active[i] > 0.0f ? dy[i] : slope * dy[i];
-            dy[i] = value;
-            dz[i] = value;
-        }
     }
 }
 
@@ -162,9 +141,13 @@ void backward_part(const BackwardArgs& a, int64_t g, const Part& part) {
                  part.stride, sums, layer.num, start, nullptr},
                 part.n);
         }
-        const int64_t to = g * layer.num * B;
-        pass_activation(sums, layer.num, part, layer.activated ? layer.activated + to : nullptr,
-                        layer.slope, layer.input_grad + to, B);
+        const float slope = layer.activated ? layer.slope : 1.0f;
+        for (int64_t row = 0; row < layer.num; ++row) {
+            const int64_t to = (g * layer.num + row) * B + part.begin;
+            float* const dy = sums + row * part.stride;
+            const float* const x = layer.activated ? layer.activated + to : dy;
+            scale_row(dy, x, slope, part.n, layer.input_grad + to);
+        }
         float* const next = sums;
         sums = grad;
         grad = next;
