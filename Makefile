@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A failed or interrupted installation leaves no stamp behind and is repeated.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A CUDA build of torch brings its own Triton. Without one, this one's interpreter tests the kernels.
+TRITON := triton==3.9.0
+HAS_CUDA := $(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'
 DEMONSTRATION := --policy ANF-SAC SAC --env HalfCheetah-v3 --fake_features 0.95 --num_seeds 2 \
 	--max_timesteps 15000 --eval_freq 2500 --eval_episodes 5
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard fastanf/kernels/native/*.cpp fastanf/kernels/native/*.h)
@@ -32,6 +35,7 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	$(HAS_CUDA) || $(INSTALL) $(TRITON)
 	touch $@
 
 clean:

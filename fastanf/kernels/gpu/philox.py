@@ -8,6 +8,8 @@ few units in the last place.
 Tiles are [n, R]: word (or feature) 4 block + i of rows.
 """
 
+# pyright: reportArgumentType=false
+# Python numbers are passed for constexpr parameters.
 from __future__ import annotations
 
 import triton

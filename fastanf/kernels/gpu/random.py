@@ -4,6 +4,8 @@ One program writes a tile of one lane: 32 words by up to 64 rows. Few words are 
 (actions, picks); a layer's noise is drawn inside its product (linear.py).
 """
 
+# pyright: reportArgumentType=false
+# Python numbers are passed for constexpr parameters.
 from __future__ import annotations
 
 import triton
