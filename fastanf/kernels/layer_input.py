@@ -1,8 +1,9 @@
 """What enters a layer: stored features, noise that is drawn inside the kernels, and actions.
 
 Axes: L lanes, I = D + N + A inputs (D stored, N noise, A extra), B columns (rows of the minibatch).
-Feature-major, [L, I, B]. The compiled kernels take the parts where they lie and draw noise block
-by block in the cache of the thread that multiplies it; plain torch writes them out first.
+Feature-major, [L, I, B]. The fast kernels take the parts where they lie and draw noise where it is
+multiplied, the compiled ones block by block in the cache of a thread, Triton's in registers; plain
+torch writes them out first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fastanf import kernels
 from fastanf.kernels.native import InputArgs, PartArgs
 from fastanf.kernels.noise import noise_
 
@@ -26,7 +28,7 @@ class Noise:
     key: Tensor
     """[L] int64 lane keys."""
     row: Tensor
-    """[L, B] int64, contiguous."""
+    """[L, B] int64, contiguous; any strides for Triton's kernels."""
     stream: int
     num: int
     """N."""
@@ -74,6 +76,11 @@ class LayerInput:
         if not stored.is_cpu or stored.dtype != torch.float32:
             return False
         return extra is None or (extra.is_cpu and extra.dtype == torch.float32)
+
+    @property
+    def is_triton(self) -> bool:
+        """Whether the Triton kernels can read it."""
+        return kernels.is_triton(self.stored, *([] if self.extra is None else [self.extra]))
 
     @cached_property
     def written_out(self) -> Tensor:

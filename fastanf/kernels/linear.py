@@ -9,8 +9,8 @@ dz = act'(z) dL/dy the gradients are
     dW = dz x^T       db = sum over columns of dz       dx = W^T dz
 
 and act'(z) can be read off y, so z is not kept. Results of the compiled form have the same bits
-for any number of threads and any other lanes; those of plain torch on one or two threads and for B
-a multiple of 4.
+for any number of threads and any other lanes, those of the Triton form for any other lanes; those
+of plain torch on one or two threads and for B a multiple of 4.
 """
 
 from __future__ import annotations
@@ -118,6 +118,10 @@ def linear(x: LayerInput, weight: Tensor, bias: Tensor, slope: float = 1.0) -> T
             f"an input [{L}, {x.num_inputs}, {B}] needs [G, O, {x.num_inputs}], [G, O], "
             f"G a multiple of {L}"
         )
+    if B and x.is_triton and kernels.is_triton(weight, bias):
+        from fastanf.kernels.gpu import linear as gpu
+
+        return gpu.forward(x, weight, bias, slope)
     if B == 0 or not (x.is_native and is_native(weight, bias)):
         return linear_ref(x, weight, bias, slope)
     weights = Weights(dense_rows(weight), dense_rows(bias), None, (G, O, I))
@@ -139,6 +143,10 @@ def linear_weight_grad(x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
     """
     G, O, B = grad.shape
     check_grad(x, grad, G, O, x.num_inputs)
+    if B and x.is_triton and kernels.is_triton(grad):
+        from fastanf.kernels.gpu import linear as gpu
+
+        return gpu.weight_grad(x, grad)
     if B == 0 or not (x.is_native and is_native(grad)):
         return linear_weight_grad_ref(x, grad)
     L, I = x.num_lanes, x.num_inputs
@@ -179,6 +187,10 @@ def linear_input_grad(
     """
     G, O, _ = grad.shape
     first, last = check_input_grad(tuple(weight.shape), grad, inputs, activated)
+    if grad.numel() and last > first and kernels.is_triton(weight, grad):
+        from fastanf.kernels.gpu import linear as gpu
+
+        return gpu.input_grad(weight, grad, first, last - first, activated, slope)
     if grad.numel() == 0 or not is_native(weight, grad):
         return linear_input_grad_ref(weight, grad, inputs, activated, slope)
     activated = None if activated is None else activated.contiguous()
