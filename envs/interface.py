@@ -110,7 +110,11 @@ class RowVecEnv(VecEnv, Protocol):
 
 @runtime_checkable
 class TensorVecEnv(VecEnv, Protocol):
-    """A VecEnv that lives on a device and hands over tensors there; nobody may write to them."""
+    """A VecEnv that lives on a device and hands over tensors there; nobody may write to them.
+
+    A step has two halves, between which torch may be given other work. What they return may be
+    written again once nobody holds it, on the device too: hold it until the next step is there.
+    """
 
     def reset_tensor(self) -> Tensor:
         """`reset` as a tensor [N, D] float32."""
@@ -118,6 +122,16 @@ class TensorVecEnv(VecEnv, Protocol):
 
     def step_tensors(self, actions: Tensor) -> TensorStep:
         """`step` with actions [N, A] on the device."""
+        ...
+
+    def begin_tensors(self, actions: Tensor) -> None:
+        """Begin a step with actions [N, A] on the device, which must stay as they are."""
+        ...
+
+    def finish_tensors(self) -> tuple[TensorStep, NDArray[np.bool_]]:
+        """The step that was begun, and on the host which rows' episodes ended and which failed,
+        [2, N], for which alone the host waits.
+        """
         ...
 
 

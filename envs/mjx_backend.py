@@ -143,6 +143,8 @@ class MjxVecEnv:
         task = mjx_tasks.make_task(spec.env_id, **options)
         self._key = (task, impl, K, self._device)
         self._programs: Programs | None = None
+        # Actions of a step that was begun, and what it returns where it runs already.
+        self._begun: tuple[Array, Any] | None = None
 
     def compile(self, reuse: bool = True) -> float:
         """Compile now what would otherwise be compiled at the first reset.
@@ -178,8 +180,37 @@ class MjxVecEnv:
 
     def step_tensors(self, actions: torch.Tensor) -> TensorStep:
         """`step` on the device, with actions [N, A] that are there."""
+        self.begin_tensors(actions)
+        return self.finish_tensors()[0]
+
+    def begin_tensors(self, actions: torch.Tensor) -> None:
+        """Begin a step with actions [N, A] on the device.
+
+        A GPU computes from here on, in JAX's own stream, as soon as torch has the actions. On the
+        CPU nothing is gained by beginning early.
+        """
         given = jax.dlpack.from_dlpack(actions.detach().contiguous())
-        return TensorStep(*map(torch.from_dlpack, self._step(given)))
+        arrays: Any = None
+        if self._device.platform != "cpu":
+            arrays = self._step(given)
+            _, _, terminated, truncated, _, failed = arrays
+            for flags in (terminated, truncated, failed):
+                flags.copy_to_host_async()
+        self._begun = given, arrays
+
+    def finish_tensors(self) -> tuple[TensorStep, NDArray[np.bool_]]:
+        """The step that was begun, and which rows' episodes ended and which failed [2, N].
+
+        The host waits for the simulation, but not for what torch has to do.
+        """
+        if self._begun is None:
+            raise ValueError("no step of the simulator was begun")
+        given, arrays = self._begun
+        self._begun = None
+        arrays = self._step(given) if arrays is None else arrays
+        _, _, terminated, truncated, _, failed = map(np.asarray, arrays)
+        ends = np.stack([terminated | truncated, failed])
+        return TensorStep(*map(torch.from_dlpack, arrays)), ends
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copies of the arrays of `State`, by name, each [N, .]; none before the first reset."""

@@ -23,6 +23,7 @@ from fastanf.collect import Collector
 from fastanf.config import TrainConfig
 from fastanf.evaluate import evaluate
 from fastanf.features import NoisyFeatures
+from fastanf.graphs import graphs_for
 from fastanf.grouping import simulator_options
 from fastanf.instrument import Stage, stage
 from fastanf.lanes import LaneTable
@@ -179,8 +180,15 @@ class TrainingBlock:
             self.replay,
             self.rng,
             noise.permute_period,
+            graphs_for(device),
         )
-        self.learner = Learner(self.algorithm, self.replay, self.rng, first.algorithm.batch_size)
+        self.learner = Learner(
+            self.algorithm,
+            self.replay,
+            self.rng,
+            first.algorithm.batch_size,
+            graphs_for(device),
+        )
         self.num_evaluations = 0
 
     @property

@@ -111,6 +111,7 @@ def build_study(
     from fastanf.plan import make_plan
 
     kernels.use(run.impl)
+    kernels.use_precision(run.matmul_precision)
     device = resolve_device(run.device)
     plan = make_plan(make_blocks(lanes, device), device, notes)
     return Study(run, tuple(lanes), plan.blocks, plan, tuple(command_line))

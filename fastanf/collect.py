@@ -1,4 +1,6 @@
-"""One lock-step environment step of all lanes, from observation to replay.
+"""One lock-step environment step of all lanes, from observation to replay, and its updates.
+
+On a GPU the environments step while updates run: `train_step_`.
 
 Axes: L lanes, E environments per lane, N = L * E rows of the simulator (lane-major), D real
 features, A actions.
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from fastanf import kernels
 from fastanf.algorithms.actor_critic import ActorCritic
-from fastanf.instrument import Stage, stage
+from fastanf.graphs import Graphs
+from fastanf.instrument import Stage, end_frame, stage
+from fastanf.learner import Learner
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng, Stream
 from fastanf.simulator import Simulator
@@ -23,8 +27,8 @@ _ROW_MULTIPLE = 16
 
 
 def row_multiple(device: torch.device) -> int:
-    """Of how many rows the networks act on a multiple; 1 where the compiled kernels act."""
-    return 1 if device.type == "cpu" and kernels.NATIVE is not None else _ROW_MULTIPLE
+    """Of how many rows the networks act on a multiple; 1 where fast kernels act."""
+    return _ROW_MULTIPLE if kernels.implementation(device.type) == "reference" else 1
 
 
 def fill_rows(rows: Tensor) -> Tensor:
@@ -47,6 +51,7 @@ class Collector:
         rng: random numbers of the lanes.
         permute_period: environment steps of a lane after which its features change places, at the
             end of the episode that is going on; 0 is never. Counted after the random steps.
+        graphs: record and replay the act; None calls every operation each time.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Collector:
         replay: LaneReplay,
         rng: LaneRng,
         permute_period: int = 0,
+        graphs: Graphs | None = None,
     ):
         self.simulator, self.algorithm, self.replay, self.rng = simulator, algorithm, replay, rng
         self.features = algorithm.features
@@ -71,9 +77,17 @@ class Collector:
         self.returns = torch.zeros(
             self.num_lanes, self.envs_per_lane, dtype=torch.float64, device=self.device
         )
-        self.finished: list[list[float]] = [[] for _ in range(self.num_lanes)]
+        self._finished: list[list[float]] = [[] for _ in range(self.num_lanes)]
+        # Lanes and returns of episodes that ended, as long as nobody asks on the host.
+        self._ended: list[tuple[list[int], Tensor]] = []
         # How often a simulation broke down, per lane, since the run began.
         self.num_failures = torch.zeros(self.num_lanes, dtype=torch.int64)
+        self.overlaps_updates = self.device.type == "cuda"
+        """Whether updates may run while the environments step (`may_update_early`)."""
+        self._graphs = graphs if algorithm.is_capturable else None
+        self._is_on_host = self.device.type == "cpu"
+        self._host_rng = LaneRng(rng.key.cpu())
+        self._action: Tensor | None = None  # [L, E, A] of the step that was begun
         replay.start_(self._per_lane(simulator.reset()))
 
     def _per_lane(self, rows: Tensor) -> Tensor:
@@ -84,7 +98,8 @@ class Collector:
         """One step of every environment with actions drawn uniformly from the action range."""
         shape = (self.envs_per_lane, len(self._low))
         uniform = self.rng.uniform(Stream.RANDOM_ACTION, self.replay.time, shape)
-        self._step_(self._low + uniform * (self._high - self._low), num_learning_steps=0)
+        self._hand_over_(self._low + uniform * (self._high - self._low))
+        self.finish_(num_learning_steps=0)
 
     def step_(self, num_learning_steps: int) -> None:
         """One step of every environment with the policy's exploring actions.
@@ -92,28 +107,71 @@ class Collector:
         Args:
             num_learning_steps: steps of a lane after the random ones, this one included.
         """
-        time, replay = self.replay.time, self.replay
-        obs = replay.obs[:, time % replay.num_slots]
+        self.begin_()
+        self.finish_(num_learning_steps)
+
+    def begin_(self) -> None:
+        """The first half of a step: act, and hand the actions to the simulator.
+
+        The replay's time is the one after the step from here on.
+        """
+        replay = self.replay
+        with stage(Stage.ACT):
+            if self._graphs is None:
+                action = self.explore(replay.time if self._is_on_host else replay.clock)
+            else:
+                layout = replay.layout_version, self.features.layout_version
+                action = self._graphs.run("act", layout, lambda: self.explore(replay.clock))
+            self._hand_over_(action)
+
+    def explore(self, time: int | Tensor) -> Tensor:
+        """Exploring actions [L, E, A] on the newest observations.
+
+        Args:
+            time: theirs. As the replay's clock it is not read by the host, and nothing else that
+                is changes from step to step, so that a CUDA graph can be made of this.
+        """
+        replay = self.replay
         if self.features.redraws_per_call:
             stream = Stream.COLLECT_FEATURES
             rows = time * self.envs_per_lane + torch.arange(self.envs_per_lane, device=self.device)
             rows = rows.expand(self.num_lanes, -1)
         else:
-            stream, rows = Stream.STEP_FEATURES, replay.newest_id()
-        with stage(Stage.ACT):
-            x = self.features.draw(fill_rows(obs), fill_rows(rows), stream)
-            action = self.algorithm.explore(x, time)[:, : self.envs_per_lane]
-        self._step_(action, num_learning_steps)
+            stream, rows = Stream.STEP_FEATURES, replay.newest_id(time)
+        x = self.features.draw(fill_rows(replay.observations(time)), fill_rows(rows), stream)
+        return self.algorithm.explore(x, time)[:, : self.envs_per_lane]
 
-    def _step_(self, action: Tensor, num_learning_steps: int) -> None:
+    def _hand_over_(self, action: Tensor) -> None:
+        self._action = action
+        self.simulator.begin(action.reshape(-1, action.shape[-1]))
+        self.replay.advance_()
+
+    def may_update_early(self, update: int, batch_size: int) -> bool:
+        """Whether an update may run between `begin_` and `finish_`, and gives what it would give
+        after them: its minibatch is known beforehand and holds no transition that is under way.
+
+        Args:
+            update: its number; all before it have run.
+            batch_size: B.
+        """
+        # Features change places in `finish_`, and the networks are to see them so.
+        if not self.overlaps_updates or self.permute_period:
+            return False
+        return not self.replay.draws_newest(self._host_rng, update, batch_size)
+
+    def finish_(self, num_learning_steps: int) -> None:
+        """The second half of a step: simulate, and store what happened.
+
+        Args:
+            num_learning_steps: as `step_`.
+        """
+        assert self._action is not None, "no step was begun"
         with stage(Stage.ENV_STEP):
-            step = self.simulator.step(action.reshape(-1, action.shape[-1]))
-        # The one thing that the host must know of a step, and so waits for the device.
-        ends = torch.stack([step.terminated | step.truncated, step.failed]).cpu()
-        finished, failed = (self._per_lane(rows) for rows in ends)
+            step, is_over, has_failed = self.simulator.finish()
+        finished, failed = self._per_lane(is_over), self._per_lane(has_failed)
         with stage(Stage.REPLAY_ADD):
-            self.replay.add_(
-                action,
+            self.replay.store_(
+                self._action,
                 self._per_lane(step.reward),
                 self._per_lane(step.terminated),
                 finished | failed,
@@ -121,17 +179,17 @@ class Collector:
                 self._per_lane(step.obs),
                 failed,
             )
+        self._action = None
         self.returns += self._per_lane(step.reward)
         if finished.any() or failed.any():
-            self._finish_(finished, failed, num_learning_steps)
+            self._end_episodes_(finished, failed, num_learning_steps)
 
-    def _finish_(self, finished: Tensor, failed: Tensor, num_learning_steps: int) -> None:
+    def _end_episodes_(self, finished: Tensor, failed: Tensor, num_learning_steps: int) -> None:
         done = finished | failed
-        rows = finished.nonzero()
-        values = self.returns[finished.to(self.device)].tolist()
-        for lane, value in zip(rows[:, 0].tolist(), values, strict=True):
-            self.finished[lane].append(value)
-        self.returns[done.to(self.device)] = 0.0
+        lanes, envs = finished.nonzero(as_tuple=True)
+        row = (lanes * self.envs_per_lane + envs).to(self.device, non_blocking=True)
+        self._ended.append((lanes.tolist(), self.returns.view(-1)[row]))
+        self.returns.masked_fill_(done.to(self.device, non_blocking=True), 0.0)
         self.num_failures += failed.sum(1)
         if self.permute_period:
             num_due = num_learning_steps // self.permute_period
@@ -140,7 +198,50 @@ class Collector:
                 self.num_periods[is_due] = num_due
                 self.features.permute_(is_due.to(self.device), self.replay.time)
 
+    @property
+    def finished(self) -> list[list[float]]:
+        """Returns of the episodes that ended since they were taken, per lane."""
+        if self._ended:
+            lanes = [lane for ended, _ in self._ended for lane in ended]
+            values = torch.cat([returns for _, returns in self._ended]).tolist()
+            self._ended.clear()
+            for lane, value in zip(lanes, values, strict=True):
+                self._finished[lane].append(value)
+        return self._finished
+
     def take_finished(self) -> list[list[float]]:
         """Returns of the episodes that ended since the last call, per lane."""
-        taken, self.finished = self.finished, [[] for _ in range(self.num_lanes)]
+        taken, self._finished = self.finished, [[] for _ in range(self.num_lanes)]
         return taken
+
+
+def train_step_(
+    collector: Collector, learner: Learner, num_learning_steps: int, num_updates: int
+) -> None:
+    """One step of every environment and the updates that follow it, each half of the step and
+    each update a frame (instrument.py).
+
+    Updates that do not need the step run while it is simulated, where the collector allows it. No
+    number depends on that.
+
+    Args:
+        collector: steps.
+        learner: of the same replay.
+        num_learning_steps: steps of a lane after the random ones, this one included.
+        num_updates: after this step.
+    """
+    num_early = 0
+    collector.begin_()
+    while num_early < num_updates and collector.may_update_early(
+        learner.num_updates + 1, learner.batch_size
+    ):
+        end_frame()
+        learner.update_()
+        num_early += 1
+    if num_early:
+        end_frame()
+    collector.finish_(num_learning_steps)
+    end_frame()
+    for _ in range(num_updates - num_early):
+        learner.update_()
+        end_frame()

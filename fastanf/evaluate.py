@@ -38,7 +38,7 @@ def evaluate(
     obs = simulator.reset()
     device = obs.device
     returns = torch.zeros(N, dtype=torch.float64, device=device)
-    is_running = torch.ones(N, dtype=torch.bool, device=device)
+    is_running = torch.ones(N, dtype=torch.bool)  # on the host
     for time in range(max_steps):
         first = (round_index * max_steps + time) * num_episodes
         rows = first + torch.arange(num_episodes, device=device)
@@ -48,10 +48,11 @@ def evaluate(
             x = algorithm.features.draw(x, rows, Stream.EVAL_FEATURES)
             action = algorithm.act(x)[:, :num_episodes].reshape(N, -1)
         with stage(Stage.ENV_STEP):
-            step = simulator.step_running(action, is_running)
-        returns += torch.where(is_running, step.reward, 0.0)
-        returns[is_running & step.failed] = torch.nan
-        is_running &= ~(step.terminated | step.truncated | step.failed)
+            step, is_over, has_failed = simulator.step_running(action, is_running)
+        is_counted = is_running.to(device, non_blocking=True)
+        returns += torch.where(is_counted, step.reward, 0.0)
+        returns.masked_fill_(is_counted & step.failed, torch.nan)
+        is_running = is_running & ~(is_over | has_failed)
         obs = step.obs
         if not is_running.any():
             break

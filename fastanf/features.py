@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastanf import kernels
 from fastanf.kernels.layer_input import LayerInput, Noise
 from fastanf.rng import LaneRng, Stream
 
@@ -55,6 +56,10 @@ class NoisyFeatures:
         self.redraws_per_call = redraw == "per_call"
         self.quantiles = quantiles
         self.permute_replay = permute_replay
+        self._counts: dict[int, Tensor] = {}
+        self.layout_version = 0
+        """Rises with every new tensor of places: who holds their addresses (a CUDA graph) must take
+        them anew."""
         L, device = rng.key.shape[0], rng.key.device
         # Place f shows canonical feature source[l, p, f] from time since[l, p] on; None while no
         # lane has permuted.
@@ -79,26 +84,39 @@ class NoisyFeatures:
         num_noise = self.num_features - self.num_real
         noise = None
         if num_noise:
-            noise = Noise(
-                self.rng.key, row.contiguous(), stream, num_noise, self.std, self.quantiles
-            )
+            row = row if kernels.is_triton(row) else row.contiguous()
+            noise = Noise(self.rng.key, row, stream, num_noise, self.std, self.quantiles)
         x = LayerInput(obs.transpose(1, 2), noise)
         if self.source is None:
             return x
         order = self._source_of(time, x.num_columns)
         return LayerInput(torch.gather(x.written_out, 1, order))
 
-    def view(self, obs: Tensor, obs_id: Tensor, call: int, envs_per_lane: int = 1) -> FeatureView:
+    def view(
+        self,
+        obs: Tensor,
+        obs_id: Tensor,
+        call: int | Tensor,
+        envs_per_lane: int = 1,
+        num_calls: int = 4,
+    ) -> FeatureView:
         """The inputs that the networks draw of one minibatch during one update.
 
         Args:
             obs: [L, B, D] real features.
             obs_id: [L, B] int64 ids of the observations (replay.py).
-            call: number of the first network call, unique over the run.
+            call: number of the first network call, unique over the run; or int64 on the device.
             envs_per_lane: E, to read an observation's time from its id.
+            num_calls: how many there may be.
         """
         time = None if self.permute_replay else obs_id // (2 * envs_per_lane)
-        return FeatureView(self, obs, obs_id, call, time)
+        return FeatureView(self, obs, obs_id, call, num_calls, time)
+
+    def count_to(self, n: int) -> Tensor:
+        """[n] 0 to n - 1 on the device, the same tensor each time."""
+        if n not in self._counts:
+            self._counts[n] = torch.arange(n, device=self.std.device)
+        return self._counts[n]
 
     def real_columns(self) -> Tensor:
         """[L, F] bool: which features are real in the newest order."""
@@ -121,6 +139,7 @@ class NoisyFeatures:
         newest = torch.where(lanes.unsqueeze(1), order, source[:, -1])
         self.source = torch.cat([source, newest.unsqueeze(1)], 1)
         self.since = torch.cat([self.since, torch.full_like(self.since[:, :1], time)], 1)
+        self.layout_version += 1
 
     def _source_of(self, time: Tensor | None, num_rows: int) -> Tensor:
         assert self.source is not None
@@ -142,6 +161,7 @@ class NoisyFeatures:
             )
         else:
             self.source, self.since = None, torch.zeros_like(self.since[:, :1])
+        self.layout_version += 1
 
 
 class FeatureView:
@@ -154,22 +174,22 @@ class FeatureView:
         features: NoisyFeatures,
         obs: Tensor,
         obs_id: Tensor,
-        call: int,
+        call: int | Tensor,
+        num_calls: int,
         time: Tensor | None,
     ):
         self._features, self._obs, self._obs_id, self._time = features, obs, obs_id, time
-        self._call = call
         self._drawn: LayerInput | None = None
+        if features.redraws_per_call:
+            B = obs.shape[1]
+            self._rows_of_calls = iter((call * B + features.count_to(num_calls * B)).split(B))
 
     def draw(self) -> LayerInput:
         """[L, F, B] features for one network call."""
-        features = self._features
+        features, obs = self._features, self._obs
         if features.redraws_per_call:
-            L, B, _ = self._obs.shape
-            first = self._call * B
-            row = torch.arange(first, first + B, device=self._obs.device)
-            self._call += 1
-            return features.draw(self._obs, row.expand(L, B), Stream.LEARN_FEATURES, self._time)
+            rows = next(self._rows_of_calls).expand(obs.shape[0], -1)
+            return features.draw(obs, rows, Stream.LEARN_FEATURES, self._time)
         if self._drawn is None:
-            self._drawn = features.draw(self._obs, self._obs_id, Stream.STEP_FEATURES, self._time)
+            self._drawn = features.draw(obs, self._obs_id, Stream.STEP_FEATURES, self._time)
         return self._drawn

@@ -258,6 +258,11 @@ def stage(name: Stage) -> AbstractContextManager[None]:
     return _OFF if _active is None else _active.spans[name]
 
 
+def is_recording() -> bool:
+    """Whether a recorder records, so that stages have to be told apart."""
+    return _active is not None
+
+
 def end_frame() -> None:
     """End a frame of the recorder that records, if any does."""
     if _active is not None:

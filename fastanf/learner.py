@@ -1,7 +1,10 @@
 """The learner of one block: samples a minibatch per lane and updates all lanes at once.
 
 Axes: L lanes, B minibatch. Everything it touches stays on one device; no figure crosses to the
-host until a record asks.
+host until a record asks. On CUDA an update is one graph (graphs.py) for each kind of update: the
+host chooses the graph by the update's number, and the numbers that the update computes with are in
+device memory. Topology changes follow a graph as plain calls; they work in place, so that no graph
+is captured anew.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import logging
 import torch
 from torch import Tensor
 
-from fastanf.algorithms.actor_critic import ActorCritic
-from fastanf.instrument import Stage, stage
+from fastanf.algorithms.actor_critic import ActorCritic, Seen, UpdateKind
+from fastanf.graphs import Graphs
+from fastanf.instrument import Stage, is_recording, stage
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng
 
@@ -30,22 +34,55 @@ class Learner:
         replay: of the same lanes.
         rng: random numbers of the lanes, for sampling.
         batch_size: B.
+        graphs: record and replay the updates; None calls every operation each time.
     """
 
     def __init__(
-        self, algorithm: ActorCritic, replay: LaneReplay, rng: LaneRng, batch_size: int
+        self,
+        algorithm: ActorCritic,
+        replay: LaneReplay,
+        rng: LaneRng,
+        batch_size: int,
+        graphs: Graphs | None = None,
     ) -> None:
         self.algorithm, self.replay, self.rng = algorithm, replay, rng
         self.batch_size = batch_size
         self.num_updates = 0
+        self._graphs = graphs if algorithm.is_capturable else None
+        # The number of updates as the device knows it, where the host does not say it each time.
+        self._counter = torch.zeros((), dtype=torch.int64, device=rng.key.device)
 
     def update_(self) -> None:
         """One update of every lane."""
         self.num_updates += 1
+        kind = self.algorithm.kind_of(self.num_updates)
         with stage(Stage.UPDATE):
-            with stage(Stage.SAMPLE):
-                batch = self.replay.sample(self.rng, self.num_updates, self.batch_size)
-            self.algorithm.update_(batch, self.num_updates, self.replay.envs_per_lane)
+            if self._graphs is None:
+                self._update_(kind, self.num_updates)
+            else:
+                self._replay_update_(self._graphs, kind)
+            self.algorithm.evolve_if_due_(self.num_updates)
+
+    def _update_(self, kind: UpdateKind, update: int | Tensor) -> None:
+        with stage(Stage.SAMPLE):
+            batch = self.replay.sample(self.rng, update, self.batch_size)
+        self.algorithm.update_(batch, update, kind, self.replay.envs_per_lane)
+
+    def _replay_update_(self, graphs: Graphs, kind: UpdateKind) -> None:
+        algorithm = self.algorithm
+
+        def program() -> Seen:
+            self._counter.add_(1)
+            self._update_(kind, self._counter)
+            return algorithm.seen
+
+        if is_recording():  # stages are told apart by calls
+            program()
+            return
+        layout = self.replay.layout_version, algorithm.features.layout_version
+        seen = graphs.run(kind, layout, program)
+        # An update without a step of the actor leaves what was seen of the last one.
+        algorithm.seen = seen if kind.actor else algorithm.seen._replace(critic=seen.critic)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Networks, moments, masks and the number of updates."""
@@ -59,6 +96,7 @@ class Learner:
         """
         self.algorithm.load_state_dict_(state)
         self.num_updates = int(state["num_updates"])
+        self._counter.fill_(self.num_updates)
 
 
 def keep_freed_memory() -> None:

@@ -30,11 +30,12 @@ from fastanf.sparse.layers import StackedLinear
 
 def manifest(run: RunConfig, command_line: Sequence[str]) -> dict[str, Any]:
     """What the run folder says of the command and the machine, beside what it gathers itself."""
+    device = resolve_device(run.device)
     return {
         "run": dataclasses.asdict(run),
         "command_line": shlex.join(command_line),
-        "device": resolve_device(run.device),
-        "kernels": kernels.implementation(),
+        "device": device,
+        "kernels": kernels.implementation(device.partition(":")[0]),
         "num_threads": run.num_threads or torch.get_num_threads(),
     }
 

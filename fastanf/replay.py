@@ -7,12 +7,15 @@ Time t of a lane holds the observations o[t, e]; the successor of a transition i
 in the next slot, so that only one copy is kept. Where an episode ends, the next slot already shows
 the new episode; the true last observation is then kept in a small side table and found through
 `final_slot`. No sampled transition crosses a reset, and none that a simulator could not compute is
-sampled.
+sampled: `final_slot` says that it FAILED.
 
 Every observation has an id (`obs_id`, `next_obs_id`): 2 * (t * E + e) for o[t, e], and that plus 1
 for the last observation of an episode whose final transition started at (t, e). Noise is a
 function of this id (features.py), so a noisy observation can be drawn again from the replay
 without having been stored. Ids are not stored either: they follow from the slot's age.
+
+What a minibatch is drawn from lies on the device: the rings, the side table and `clock`. A CUDA
+graph of `sample` stays right while transitions are added, until `layout_version` changes.
 """
 
 from __future__ import annotations
@@ -20,14 +23,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastanf.kernels.replay_gather import Batch, Rings, gather_transitions
-from fastanf.rng import LaneRng, Stream
+from fastanf.kernels.replay_gather import (
+    FAILED,
+    NO_FINAL,
+    Batch,
+    Rings,
+    gather_transitions,
+    sample_transitions_,
+)
+from fastanf.rng import LaneRng, Stream, stream_word
 
-__all__ = ["Batch", "LaneReplay", "replay_bytes"]
+__all__ = ["FAILED", "Batch", "LaneReplay", "replay_bytes"]
 
+_RINGS = ("obs", "action", "reward", "not_terminated", "final_slot")
 _FIRST_FINAL_SLOTS = 64
 _MAX_DRAWS = 64
 """Draws of one minibatch until a lane is given up, of whose transitions nearly all have failed."""
+_DRAWS = range(
+    stream_word(Stream.REPLAY), stream_word(Stream.REPLAY, _MAX_DRAWS), stream_word(0, 1)
+)
+"""Their stream words."""
 
 
 def replay_bytes(capacity: int, num_features: int, num_actions: int, envs_per_lane: int = 1) -> int:
@@ -78,7 +93,7 @@ class LaneReplay:
         self.action = torch.zeros(L, T, E, num_actions, device=device)
         self.reward = torch.zeros(L, T, E, device=device)
         self.not_terminated = torch.zeros(L, T, E, dtype=torch.uint8, device=device)
-        self.final_slot = torch.full((L, T, E), -1, dtype=torch.int32, device=device)
+        self.final_slot = torch.full((L, T, E), NO_FINAL, dtype=torch.int32, device=device)
         self.final_obs = torch.zeros(L, _FIRST_FINAL_SLOTS, num_features, device=device)
         # Host-side bookkeeping of the side table: which slots are free, which the ring's time t
         # still needs.
@@ -86,9 +101,26 @@ class LaneReplay:
             list(range(_FIRST_FINAL_SLOTS))[::-1] for _ in range(L)
         ]
         self._finals_at: dict[int, list[tuple[int, int]]] = {}
-        # [L, T, E] bool: transitions that failed and are never sampled; None while there is none.
-        self.is_failed: Tensor | None = None
-        self.time = -1  # index in time of the newest observation; -1 before `start_`
+        self._failed_at: set[int] = set()  # times in the ring at which some lane's step failed
+        self._is_under_way = False  # between `advance_` and `store_`
+        # [L] uint8: lanes for whose minibatch the device found nothing sound.
+        self._is_barren = torch.zeros(L, dtype=torch.uint8, device=device)
+        self.clock = torch.empty((), dtype=torch.int64, device=device)
+        """The device's copy of `time`."""
+        self.time = -1
+        self.layout_version = 0
+        """Rises whenever a tensor that `sample` reads is replaced by another, as the side table is
+        when it grows: who holds their addresses (a CUDA graph) must take them anew."""
+
+    @property
+    def time(self) -> int:
+        """Index in time of the newest observation, or of the one under way; -1 before `start_`."""
+        return self._time
+
+    @time.setter
+    def time(self, time: int) -> None:
+        self._time = time
+        self.clock.fill_(time)
 
     @property
     def num_slots(self) -> int:
@@ -115,7 +147,8 @@ class LaneReplay:
         """
         if self.time > 0:
             slot, newest = (self.time - 1) % self.num_slots, self.obs[:, self.time % self.num_slots]
-            self._add_finals_((self.final_slot[:, slot] < 0).cpu(), self.time - 1, newest)
+            goes_on = (self.final_slot[:, slot] == NO_FINAL).cpu()
+            self._add_finals_(goes_on, self.time - 1, newest)
         self.time = max(self.time, 0)
         self.obs[:, self.time % self.num_slots] = obs
 
@@ -141,23 +174,54 @@ class LaneReplay:
             next_obs: [L, E, D] observation after it, where the next transition starts.
             failed: [L, E] bool on the host; the simulation broke down and this is no transition.
         """
-        slot = self.time % self.num_slots
-        self._release_finals_(self.time - self.num_slots)
+        self.advance_()
+        self.store_(action, reward, terminated, done, final_obs, next_obs, failed)
+
+    def advance_(self) -> None:
+        """Count the transition from the newest observation, which is under way.
+
+        `time`, `clock` and `size` are those after it from here on; `store_` brings it. Meanwhile
+        updates may sample, if they do not draw it (`draws_newest`): they get what they would get
+        afterwards, because with t its time they read
+
+        * actions, rewards, ends of [t - T + 2, t - 1], and `store_` writes slot t;
+        * observations of [t - T + 2, t], and `store_` writes slot t + 1, which was t + 1 - T;
+        * rows of the side table that these times hold, and `store_` takes free ones. Those that
+          come free here are of t - T. Where the table grows, the old rows are copied.
+        """
+        assert not self._is_under_way
+        self._is_under_way = True
+        gone = self.time - self.num_slots
+        for lane, index in self._finals_at.pop(gone, ()):
+            self._free_final[lane].append(index)
+        self._failed_at.discard(gone)
+        self.time += 1
+
+    def store_(
+        self,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        done: Tensor,
+        final_obs: Tensor,
+        next_obs: Tensor,
+        failed: Tensor | None = None,
+    ) -> None:
+        """Store the transition that `advance_` counted. Args as `add_`."""
+        assert self._is_under_way
+        time = self.time - 1
+        slot = time % self.num_slots
         self.action[:, slot] = action
         self.reward[:, slot] = reward
         self.not_terminated[:, slot] = ~terminated
-        self.final_slot[:, slot] = -1
-        self._mark_failed_(slot, failed)
-        self._add_finals_(done, self.time, final_obs)
-        self.time += 1
+        self.final_slot[:, slot] = NO_FINAL
+        if failed is not None and failed.any():
+            self._failed_at.add(time)
+            self.final_slot[:, slot].masked_fill_(self._to_device(failed), FAILED)
+            done = done & ~failed
+        self._add_finals_(done, time, final_obs)
         self.obs[:, self.time % self.num_slots] = next_obs
-
-    def _mark_failed_(self, slot: int, failed: Tensor | None) -> None:
-        if self.is_failed is None:
-            if failed is None or not failed.any():
-                return
-            self.is_failed = torch.zeros_like(self.not_terminated, dtype=torch.bool)
-        self.is_failed[:, slot] = False if failed is None else failed.to(self.is_failed.device)
+        self._is_under_way = False
 
     def _add_finals_(self, done: Tensor, time: int, obs: Tensor) -> None:
         """Keep obs[l, e] as the last observation of the transition of `time`, where done [L, E]."""
@@ -166,9 +230,8 @@ class LaneReplay:
             return
         pairs = [(lane, self._take_final_slot_(lane)) for lane in lanes.tolist()]
         self._finals_at.setdefault(time, []).extend(pairs)
-        device = self.obs.device
-        index = torch.tensor([index for _, index in pairs]).to(device)
-        lanes, envs = lanes.to(device), envs.to(device)
+        taken = torch.tensor([index for _, index in pairs])
+        lanes, envs, index = (self._to_device(numbers) for numbers in (lanes, envs, taken))
         self.final_obs[lanes, index] = obs[lanes, envs]
         self.final_slot[lanes, time % self.num_slots, envs] = index.to(torch.int32)
 
@@ -177,38 +240,45 @@ class LaneReplay:
             self._grow_finals_()
         return self._free_final[lane].pop()
 
-    def _release_finals_(self, time: int) -> None:
-        for lane, index in self._finals_at.pop(time, ()):
-            self._free_final[lane].append(index)
+    def _to_device(self, host: Tensor) -> Tensor:
+        return host.to(self.obs.device, non_blocking=True)
 
     def _grow_finals_(self) -> None:
         L, S, D = self.final_obs.shape
         grown = torch.zeros(L, 2 * S, D, device=self.final_obs.device)
         grown[:, :S] = self.final_obs
         self.final_obs = grown
+        self.layout_version += 1
         for free in self._free_final:
             free[:0] = range(2 * S - 1, S - 1, -1)
 
-    def sample(self, rng: LaneRng, update: int, batch_size: int) -> Batch:
+    def sample(self, rng: LaneRng, update: int | Tensor, batch_size: int) -> Batch:
         """Draw a minibatch per lane, uniformly with replacement, each lane by its own random
         stream.
 
         Args:
             rng: random numbers of the lanes.
-            update: index of the update, the step of the random stream.
+            update: index of the update, the step of the random stream. A tensor [] int64 on the
+                replay's device gives the same minibatch and leaves the host out: it neither waits
+                nor gives a number that changes from call to call.
             batch_size: B, transitions per lane.
 
         Returns:
             Batch with axes [L, B, .].
 
         Raises:
-            ValueError: the replay is empty, or hardly a transition of a lane is sound.
+            ValueError: the replay is empty, or hardly a transition of a lane is sound. With a
+                tensor `update`, the latter is for `check` to say.
         """
         if self.size == 0:
             raise ValueError("replay is empty: add transitions before sampling")
+        if isinstance(update, Tensor):
+            return sample_transitions_(
+                self._is_barren, self._rings(), self.clock, rng.key, update, _DRAWS, batch_size
+            )
         pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))  # [L, B]
-        if self.is_failed is not None:
-            pick = self._redrawn(pick, self.is_failed, rng, update)
+        if self._failed_at:
+            pick = self._redrawn(pick, rng, update)
         return self.transitions(*self._place(pick))
 
     def _place(self, pick: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,41 +289,77 @@ class LaneReplay:
             return oldest + pick, torch.zeros_like(pick)
         return oldest + pick // E, pick % E
 
-    def _redrawn(self, pick: Tensor, is_failed: Tensor, rng: LaneRng, update: int) -> Tensor:
+    def _redrawn(self, pick: Tensor, rng: LaneRng, update: int) -> Tensor:
         """Picks with those of failed transitions drawn again, so that the others stay uniform."""
         lane = torch.arange(pick.shape[0], device=pick.device).unsqueeze(1)
-        for draw in range(1, _MAX_DRAWS):
+        is_bad = torch.ones_like(pick, dtype=torch.bool)
+        for draw in range(_MAX_DRAWS):
+            if draw:
+                again = rng.integers(Stream.REPLAY, update, self.size, pick.shape[1:], sub=draw)
+                pick = torch.where(is_bad, again, pick)
             time, env = self._place(pick)
-            is_bad = is_failed[lane, time % self.num_slots, env]
+            is_bad = self.final_slot[lane, time % self.num_slots, env] == FAILED
             if not is_bad.any():
                 return pick
-            again = rng.integers(Stream.REPLAY, update, self.size, pick.shape[1:], sub=draw)
-            pick = torch.where(is_bad, again, pick)
-        raise ValueError(
-            f"the simulation fails in nearly every step of lane {int(is_bad.any(1).nonzero()[0])} "
-            "of this block, so that there is nothing to learn from"
-        )
+        raise _nothing_sound(is_bad.any(1))
+
+    def check(self) -> None:
+        """Look at what `sample` with a tensor `update` could not say; the host waits for it.
+
+        Raises:
+            ValueError: hardly a transition of a lane is sound.
+        """
+        if self._is_barren.any():
+            raise _nothing_sound(self._is_barren)
+
+    def draws_newest(self, rng: LaneRng, update: int, batch_size: int) -> bool:
+        """Whether the minibatch of an update may hold a newest transition in any lane; True also
+        while the ring holds a failed one, because then picks are drawn again.
+
+        Args:
+            rng: the lanes' random numbers on the host, which so need not ask the device.
+            update, batch_size: as `sample`.
+        """
+        if self._failed_at:
+            return True
+        pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))
+        return int(pick.amax()) >= self.size - self.envs_per_lane
 
     def transitions(self, time: Tensor, env: Tensor) -> Batch:
         """The transitions that started at (time, env), both [L, B] int64."""
-        rings = Rings(
+        return gather_transitions(self._rings(), time, env)
+
+    def _rings(self) -> Rings:
+        return Rings(
             self.obs, self.action, self.reward, self.not_terminated, self.final_slot, self.final_obs
         )
-        return gather_transitions(rings, time, env)
 
-    def newest_id(self) -> Tensor:
-        """Ids [L, E] of the newest observations, those that the agents act on."""
+    def observations(self, time: int | Tensor) -> Tensor:
+        """The observations [L, E, D] of a time that the ring holds.
+
+        Args:
+            time: a tensor [] int64 on the device, such as `clock`, is not read by the host.
+        """
+        if isinstance(time, Tensor):
+            return self.obs.index_select(1, (time % self.num_slots).view(1)).squeeze(1)
+        return self.obs[:, time % self.num_slots]
+
+    def newest_id(self, time: int | Tensor | None = None) -> Tensor:
+        """Ids [L, E] of the newest observations, those that the agents act on.
+
+        Args:
+            time: theirs; None is `self.time`, and `clock` keeps the host out of it.
+        """
         L, _, E, _ = self.obs.shape
-        ids = 2 * (self.time * E + torch.arange(E, device=self.obs.device))
+        time = self.time if time is None else time
+        ids = 2 * (time * E + torch.arange(E, device=self.obs.device))
         return ids.expand(L, E)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that restore the replay: the filled slots, the side table and the time."""
+        assert not self._is_under_way, "a step is under way"
         filled = min(self.time + 1, self.num_slots)
-        ring = ["obs", "action", "reward", "not_terminated", "final_slot"]
-        if self.is_failed is not None:
-            ring.append("is_failed")
-        state = {name: getattr(self, name)[:, :filled].contiguous() for name in ring}
+        state = {name: getattr(self, name)[:, :filled].contiguous() for name in _RINGS}
         return state | {"final_obs": self.final_obs, "time": torch.tensor(self.time)}
 
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
@@ -264,12 +370,7 @@ class LaneReplay:
         """
         self.time = int(state["time"])
         filled = min(self.time + 1, self.num_slots)
-        names = ["obs", "action", "reward", "not_terminated", "final_slot"]
-        self.is_failed = None
-        if "is_failed" in state:
-            self.is_failed = torch.zeros_like(self.not_terminated, dtype=torch.bool)
-            names.append("is_failed")
-        for name in names:
+        for name in _RINGS:
             ring = getattr(self, name)
             if state[name].shape != ring[:, :filled].shape:
                 raise ValueError(
@@ -278,17 +379,31 @@ class LaneReplay:
                 )
             ring[:, :filled] = state[name]
         self.final_obs = state["final_obs"].to(self.obs.device, copy=True)
+        self.layout_version += 1
         self._restore_finals_()
 
     def _restore_finals_(self) -> None:
+        """What the host knows of `final_slot`."""
         L, S, _ = self.final_obs.shape
         used: list[set[int]] = [set() for _ in range(L)]
-        self._finals_at = {}
-        lanes, slots, envs = (self.final_slot >= 0).nonzero(as_tuple=True)
-        indices = self.final_slot[lanes, slots, envs].tolist()
+        self._finals_at, self._failed_at = {}, set()
+        marked = self.final_slot.cpu()
+        lanes, slots, envs = (marked != NO_FINAL).nonzero(as_tuple=True)
+        indices = marked[lanes, slots, envs].tolist()
         newest = (self.time - 1) % self.num_slots
         for lane, slot, index in zip(lanes.tolist(), slots.tolist(), indices, strict=True):
             time = self.time - 1 - (newest - slot) % self.num_slots
-            self._finals_at.setdefault(time, []).append((lane, index))
-            used[lane].add(index)
+            if index == FAILED:
+                self._failed_at.add(time)
+            else:
+                self._finals_at.setdefault(time, []).append((lane, index))
+                used[lane].add(index)
         self._free_final = [[i for i in range(S - 1, -1, -1) if i not in taken] for taken in used]
+
+
+def _nothing_sound(is_barren: Tensor) -> ValueError:
+    """The error of the first lane that is_barren [L] names."""
+    return ValueError(
+        f"the simulation fails in nearly every step of lane {int(is_barren.nonzero()[0])} "
+        "of this block, so that there is nothing to learn from"
+    )

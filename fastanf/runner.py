@@ -17,6 +17,7 @@ import torch
 
 from fastanf import checkpoint, kernels, recording
 from fastanf.block import TrainingBlock
+from fastanf.collect import train_step_
 from fastanf.config import TrainConfig
 from fastanf.curves import learning_curve_png
 from fastanf.final_table import final_table
@@ -79,6 +80,7 @@ def resume(run_dir: str | Path) -> int:
         manifest = read_manifest(run_dir)
         run = RunConfig(**manifest["run"])
         kernels.use(run.impl)
+        kernels.use_precision(run.matmul_precision)
         blocks = recording.blocks_from_rows(read_lanes(run_dir))
         num_starts = int(manifest.get("num_starts", 0)) + 1
         if manifest["status"] == "finished":
@@ -223,11 +225,7 @@ class _BlockRun:
         while self.step < last_step:
             self.stop.check()
             self.step += 1
-            block.collector.step_(self.step * E)
-            end_frame()
-            for _ in range(schedule.updates_per_step):
-                block.learner.update_()
-                end_frame()
+            train_step_(block.collector, block.learner, self.step * E, schedule.updates_per_step)
             meter.count(E)
             self.progress.update(self.lanes, self.step * E, meter.steps_per_s)
             evaluate_if_due()
@@ -235,6 +233,7 @@ class _BlockRun:
                 self._save(block, is_finished=False)
 
     def _evaluate(self, block: TrainingBlock, meter: recording.Meter) -> None:
+        block.replay.check()
         self.progress.phase("evaluating")
         with meter.paused():
             returns = block.evaluate()

@@ -219,6 +219,9 @@ class RunConfig(Group):
     impl: str = option("auto", kind="run", choices=("auto", "native", "triton", "reference"))
     """Kernels: native (compiled, on the CPU), triton (on CUDA), reference (plain torch, slow);
     auto: the fast ones where they can be had."""
+    matmul_precision: str = option("tf32", kind="run", choices=("tf32", "float32"))
+    """Products of hidden layers on CUDA: tf32 (factors rounded to 10 bits) or exact float32. Output
+    layers, losses and optimizers are always exact, and so is the CPU."""
     num_threads: int = option(0, kind="run", allowed=at_least(0))
     """CPU threads; 0 is all."""
     checkpoint_minutes: float = option(5.0, kind="run", allowed=_POSITIVE)

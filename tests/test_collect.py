@@ -15,9 +15,12 @@ from fastanf.block import TrainingBlock
 from fastanf.collect import fill_rows, row_multiple
 from fastanf.config import TrainConfig
 from fastanf.kernels.layer_input import LayerInput
+from fastanf.replay import FAILED
 from fastanf.rng import row_seeds
 from tests import fake_env
 from tests.fake_env import SPEC, RowsEnv
+from tests.helpers import unequal_names
+from tests.host_reads import NoHostReads
 
 SEEDS = (3, 4, 9)
 LOW, HIGH = np.array(SPEC.action_low), np.array(SPEC.action_high)
@@ -112,6 +115,32 @@ def test_exploring_actions_reach_simulator_and_replay(
         assert np.array_equal(fake(block).actions[-1], action.reshape(-1, 2).numpy())
         assert torch.equal(block.replay.action[:, step], action)
     assert len(given) == 5
+
+
+@pytest.mark.parametrize("E", [1, 3])
+@pytest.mark.parametrize("redraw", ["per_call", "per_step"])
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_acting_by_the_clock_is_acting_by_the_time(E: int, redraw: str, algorithm: str) -> None:
+    """To the bit, and the host reads nothing of the device."""
+    block = make_block(E, algorithm=algorithm, noise_fraction=0.6, noise_redraw=redraw)
+    replay = block.replay
+    for step in range(1, 11):
+        with NoHostReads():
+            action = block.collector.explore(replay.clock)
+        block.collector.step_(step * E)
+        assert torch.equal(action, replay.action[:, replay.time - 1])
+
+
+@pytest.mark.parametrize("E", [1, 3])
+def test_the_halves_of_a_step_are_a_step(E: int) -> None:
+    whole, halves = make_block(E), make_block(E)
+    for step in range(1, 21):
+        whole.collector.step_(step * E)
+        halves.collector.begin_()
+        assert halves.replay.time == int(halves.replay.clock) == step
+        halves.collector.finish_(step * E)
+    assert not unequal_names(whole.replay.state_dict(), halves.replay.state_dict())
+    assert whole.collector.finished == halves.collector.take_finished() != [[], [], []]
 
 
 @pytest.mark.parametrize("E", [1, 3])
@@ -256,7 +285,7 @@ def test_a_step_that_broke_down_is_counted_and_neither_stored_nor_summed(E: int)
         block.collector.step_(step * E)
     replay = block.replay
     assert block.collector.num_failures.tolist() == [3, 0, 1]
-    assert replay.is_failed is not None and int(replay.is_failed.sum()) == 4
+    assert int((replay.final_slot == FAILED).sum()) == 4
     # (a step's number counts from 1, a transition's time from 0)
     ids = {(row // E, 2 * ((number - 1) * E + row % E))
            for row, numbers in broken.items() for number in numbers}  # fmt: skip
@@ -317,5 +346,6 @@ def test_failures_survive_a_checkpoint() -> None:
     restored = make_block()
     restored.load_state_dict_(*block.state_dict())
     assert restored.collector.num_failures.tolist() == [1, 0, 0]
-    assert restored.replay.is_failed is not None and block.replay.is_failed is not None
-    assert torch.equal(restored.replay.is_failed, block.replay.is_failed)
+    assert (restored.replay.final_slot == FAILED).nonzero().tolist() == [[0, 4, 0]]
+    ids = [restored.replay.sample(restored.rng, update, 500).obs_id[0] for update in range(3)]
+    assert set(torch.cat(ids).tolist()) == {0, 2, 4, 6, 10, 12, 14}

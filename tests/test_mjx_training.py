@@ -16,8 +16,11 @@ from fastanf import checkpoint, runner
 from fastanf.__main__ import main
 from fastanf.block import TrainingBlock, compile_aloud
 from fastanf.cli import parse_command_line
+from fastanf.collect import train_step_
 from fastanf.config import TrainConfig
+from fastanf.simulator import DeviceSimulator
 from fastanf.stopping import StopSignals
+from tests.helpers import unequal_names
 
 pytest.importorskip("jax", reason="needs the extra fastanf[mjx]")
 
@@ -71,6 +74,54 @@ def test_a_lane_alone_is_the_lane_among_others() -> None:
     weights = [block.algorithm.actor_mlp.layers[0].to_dense() for block in (together, alone)]
     assert torch.equal(weights[0][1], weights[1][0])
     assert (together.evaluate()[1] == alone.evaluate()[0]).all()
+
+
+def test_the_halves_of_its_step_are_its_step() -> None:
+    """And the host is told which episodes ended and which simulations broke down."""
+    env, plain = (mjx_backend.MjxVecEnv(envs.spec("Hopper-v4", "mjx"), range(8)) for _ in range(2))
+    simulator = DeviceSimulator(env)
+    assert torch.equal(simulator.reset(), plain.reset_tensor())
+    actions = torch.rand(40, 8, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    actions[20, 3] = torch.nan
+    num_over = num_failed = 0
+    for action in actions:
+        simulator.begin(action)
+        expected = plain.step_tensors(action)
+        step, is_over, has_failed = simulator.finish()
+        for one, other in zip(step, expected, strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(is_over, expected.terminated | expected.truncated)
+        assert torch.equal(has_failed, expected.failed)
+        num_over, num_failed = num_over + int(is_over.sum()), num_failed + int(has_failed.sum())
+    assert num_over > 5 and num_failed == 1
+    with pytest.raises(ValueError, match="no step of the simulator was begun"):
+        simulator.finish()
+
+
+def test_updates_while_it_steps_are_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [make_block((3, 4), batch_size=8) for _ in range(2)]
+    for block in blocks:
+        for _ in range(30):
+            block.collector.random_step_()
+    overlapping, strict = blocks
+    collector, learner = overlapping.collector, overlapping.learner
+    collector.overlaps_updates = True
+    may, answers = collector.may_update_early, []
+
+    def noted(update: int, batch_size: int) -> bool:
+        answers.append(may(update, batch_size))
+        return answers[-1]
+
+    monkeypatch.setattr(collector, "may_update_early", noted)
+    for step in range(1, 21):
+        train_step_(collector, learner, 8 * step, 2)
+        strict.collector.step_(8 * step)
+        for _ in range(2):
+            strict.learner.update_()
+    states = [block.state_dict()[0] for block in blocks]
+    assert any(answers) and not all(answers)
+    assert not unequal_names(*states)
+    assert (overlapping.evaluate() == strict.evaluate()).all()
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import scipy.stats
 import torch
 from torch import Tensor
 
-from fastanf.replay import Batch, LaneReplay, replay_bytes
+from fastanf.replay import FAILED, Batch, LaneReplay, replay_bytes
 from fastanf.rng import LaneRng
 
 D, A = 3, 2
@@ -226,8 +227,154 @@ def test_a_new_start_is_not_linked_to_what_was_before(num_steps: int) -> None:
 def test_replay_bytes_are_those_of_the_tensors(capacity: int, E: int) -> None:
     replay = LaneReplay(2, capacity, 5, 4, E)
     tensors = [value for value in vars(replay).values() if isinstance(value, Tensor)]
+    tensors = [tensor for tensor in tensors if tensor.ndim > 1]  # not the clock, not flags
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert held == 2 * replay_bytes(capacity, 5, 4, E)
+
+
+@pytest.mark.parametrize("E", [1, 3])
+@pytest.mark.parametrize("num_steps", [1, 5, 6, 40])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_update_number_on_the_device_gives_the_same_minibatch(
+    E: int, num_steps: int, fails: bool
+) -> None:
+    """In a ring of 7 slots; its clock is what the device knows of the time."""
+    made = history(6 * E, E)
+    replay = made.replay
+    for time in range(num_steps):
+        reward, ended, obs = torch.rand(3, E), torch.rand(3, E) < 0.3, made.observation()
+        failed = (torch.arange(3) == time % 4 - 1).unsqueeze(1).expand(3, E) & fails
+        made.newest = made.observation()
+        replay.add_(torch.rand(3, E, A), reward, ended, ended | failed, obs, made.newest, failed)
+    assert int(replay.clock) == replay.time == num_steps
+    assert bool((replay.final_slot == FAILED).any()) == (fails and num_steps > 1)
+    for update in (1, 2, 2**40 + 3):
+        on_host = replay.sample(LaneRng(SEEDS), update, 33)
+        on_device = replay.sample(LaneRng(SEEDS), torch.tensor(update), 33)
+        for name, one, other in zip(on_host._fields, on_host, on_device, strict=True):
+            assert torch.equal(one, other), name
+    replay.check()
+
+
+@pytest.mark.parametrize("E", [1, 3])
+def test_a_recorded_sample_stays_right_while_transitions_are_added(E: int) -> None:
+    """It goes by the clock and the rings alone, whatever the host knew when it was recorded."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from tests.recorded_graph import RecordedGraph
+
+    made = history(20 * E, E)
+    made.add_(3)
+    replay, rng, B = made.replay, LaneRng(SEEDS), 9
+    update, version = torch.tensor(0), replay.layout_version
+    with RecordedGraph() as graph:
+        batch = replay.sample(rng, update, B)
+    graph.replay()
+    for number in range(1, 50):
+        made.add_(1)
+        update.fill_(number)
+        graph.replay()
+        for one, other in zip(batch, replay.sample(rng, number, B), strict=True):
+            assert torch.equal(one, other)
+    assert replay.layout_version == version
+
+
+def test_what_the_device_found_barren_is_an_error_when_it_is_checked() -> None:
+    replay = history(6, 1).replay
+    replay.start_(torch.zeros(3, 1, D))
+    failed = torch.tensor([[False], [True], [False]])
+    zero, obs = torch.zeros(3, 1), torch.zeros(3, 1, D)
+    for _ in range(3):
+        replay.add_(torch.zeros(3, 1, A), zero, failed, failed, obs, obs, failed)
+    with pytest.raises(ValueError, match="every step of lane 1 of this block"):
+        replay.sample(LaneRng(SEEDS), 4, 5)
+    replay.check()
+    batch = replay.sample(LaneRng(SEEDS), torch.tensor(4), 5)
+    assert batch.obs.shape == (3, 5, D)
+    with pytest.raises(ValueError, match="every step of lane 1 of this block"):
+        replay.check()
+
+
+def test_the_layout_version_rises_with_every_tensor_that_is_replaced() -> None:
+    made = history(150, 1)
+    replay = made.replay
+    version, table = replay.layout_version, replay.final_obs
+    names = ("obs", "action", "reward", "not_terminated", "final_slot", "clock")
+    addresses = [getattr(replay, name).data_ptr() for name in names]
+    for _ in range(200):
+        made.add_(1, is_crowded=True)
+        assert (replay.layout_version > version) == (replay.final_obs is not table)
+        version, table = replay.layout_version, replay.final_obs
+    assert version == 2
+    replay.load_state_dict_(replay.state_dict())
+    assert replay.layout_version == 3 and replay.final_obs is not table
+    assert [getattr(replay, name).data_ptr() for name in names] == addresses
+
+
+@pytest.mark.parametrize("E", [1, 3])
+def test_observations_and_ids_of_the_clock_are_those_of_the_time(E: int) -> None:
+    made = history(5 * E, E)
+    for _ in range(9):
+        made.add_(1)
+        replay = made.replay
+        assert made.newest is not None
+        assert torch.equal(replay.observations(replay.clock), made.newest)
+        assert torch.equal(replay.observations(replay.time), made.newest)
+        assert torch.equal(replay.newest_id(replay.clock), replay.newest_id())
+
+
+def add_and_sample_early_(made: History, updates: range, B: int) -> dict[int, Batch]:
+    """One step, and the minibatches of the updates that need not wait for it, drawn before it is
+    stored.
+    """
+    replay, rng, before = made.replay, LaneRng(SEEDS), {}
+    store = replay.store_
+
+    def sample_first(*arguments: Any, **named: Any) -> None:
+        for update in updates:
+            if not replay.draws_newest(rng, update, B):
+                number = torch.tensor(update) if update % 2 else update
+                before[update] = replay.sample(rng, number, B)
+        store(*arguments, **named)
+
+    replay.store_ = sample_first
+    made.add_(1, is_crowded=True)
+    replay.store_ = store
+    return before
+
+
+@pytest.mark.parametrize("E", [1, 3])
+def test_updates_that_do_not_draw_the_newest_may_come_before_it_is_stored(E: int) -> None:
+    """They sample then what they sample afterwards; the ring goes around and both kinds occur."""
+    early, late = history(12 * E, E), history(12 * E, E)
+    num_early, num_steps, B = 0, 60, 5
+    for time in range(num_steps):
+        updates = range(10 * time, 10 * time + 10)
+        torch.manual_seed(time)
+        before = add_and_sample_early_(early, updates, B)
+        torch.manual_seed(time)
+        late.add_(1, is_crowded=True)
+        num_early += len(before)
+        for update in updates:
+            batch = late.replay.sample(LaneRng(SEEDS), update, B)
+            has_newest = bool((batch.obs_id // (2 * E) == time).any())
+            assert has_newest == (update not in before)
+            for one, other in zip(batch, before.get(update, batch), strict=True):
+                assert torch.equal(one, other)
+    assert num_steps < num_early < 9 * num_steps
+
+
+def test_no_update_comes_early_while_a_failed_transition_is_in_the_ring() -> None:
+    replay = history(8, 1).replay
+    failed = torch.tensor([[False], [True], [False]])
+    zero, obs, sound = torch.zeros(3, 1), torch.zeros(3, 1, D), torch.zeros_like(failed)
+    is_any_early = []
+    for time in range(30):
+        now = failed if time == 9 else sound
+        replay.add_(torch.zeros(3, 1, A), zero, now, now, obs, obs, now)
+        is_any_early.append(
+            not all(replay.draws_newest(LaneRng(SEEDS), update, 1) for update in range(40))
+        )
+    assert is_any_early == [time > 0 and not 9 <= time < 18 for time in range(30)]
 
 
 def test_a_million_transitions_fit() -> None:

@@ -5,8 +5,9 @@ Axes: L lanes, C = 2 critics, B minibatch, A actions, F features. Losses are red
 and summed over lanes and critics, so that a lane's gradient is its own.
 
 One update: critics, then (every `policy_delay` updates) the actor, the targets in the same pass as
-the optimizer's, then the topology of the lanes that are due. Moving a target together with its
-network is exact: nothing reads the targets between the critics' step and the end of the update.
+the optimizer's. Then the topology of the lanes that are due (`evolve_if_due_`). Moving a target
+together with its network is exact: nothing reads the targets between the critics' step and the end
+of the update.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from fastanf.activations import Activation
 from fastanf.features import FeatureView, NoisyFeatures
 from fastanf.instrument import Stage, stage
 from fastanf.kernels.layer_input import LayerInput
+from fastanf.kernels.losses import squared_error
 from fastanf.nets import NUM_CRITICS, ActionRange, StackedMLP, TwinCritic, build_mlp
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng
 from fastanf.sparse.evolution import TopologyEvolution, TopologySettings
+from fastanf.sparse.layers import CsrLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
 from fastanf.sparse.trim import trim_to_
 
@@ -91,6 +94,24 @@ class AlgorithmSettings:
     """
 
 
+class UpdateKind(NamedTuple):
+    """What an update does beside a step of the critics; updates of one kind are one program."""
+
+    actor: bool
+    """A step of the actor."""
+    targets: bool
+    """A step of the targets, in some lanes at least."""
+
+
+class Seen(NamedTuple):
+    """What the figures of the last update are made of, where a record asks for them."""
+
+    critic: tuple[Tensor, Tensor] | None = None
+    """q [L, C, B] and q - y."""
+    actor: tuple[Tensor, ...] | None = None
+    """Of the actor's last update."""
+
+
 class Losses(NamedTuple):
     """Figures of the last update, for records; an actor's stay as they were while it waits."""
 
@@ -141,9 +162,10 @@ class ActorCritic(ABC):
             self._topology(ACTOR, self.actor_mlp, self.target_actor_mlp, self.actor_optimizer),
             self._topology(CRITIC, critic_mlp, self.target_critic.mlp, self.critic_optimizer),
         )
-        # What the figures of the last update are made of, where a record asks for them.
-        self._critic_seen: tuple[Tensor, Tensor] | None = None  # q, q - y
-        self._actor_seen: tuple[Tensor, ...] | None = None
+        self.seen = Seen()
+        periods = settings.target_period
+        self._target_period = torch.tensor(periods, device=device)
+        self._shares_target_period = len(set(periods)) == 1
 
     def _optimizer(self, network: StackedMLP, target: StackedMLP | None) -> StackedOptimizer:
         s = self.settings
@@ -172,24 +194,36 @@ class ActorCritic(ABC):
             self.settings.topology, index, network.layers, target_layers, optimizer, self.rng
         )
 
-    def update_(self, batch: Batch, update: int, envs_per_lane: int = 1) -> None:
-        """One update of every lane.
+    def kind_of(self, update: int) -> UpdateKind:
+        """What update number `update` does; the first is 1."""
+        return UpdateKind(
+            actor=update % self.settings.policy_delay == 0,
+            targets=any(update % period == 0 for period in self.settings.target_period),
+        )
+
+    def update_(
+        self, batch: Batch, update: int | Tensor, kind: UpdateKind, envs_per_lane: int = 1
+    ) -> None:
+        """One update of every lane, but for its topology.
+
+        With the number on the device nothing here depends on a number of the host but `kind`, so
+        that updates of one kind can be one CUDA graph.
 
         Args:
             batch: [L, B, .].
-            update: its number; the first is 1.
+            update: its number, the first is 1; or the same as int64 [] on the device.
+            kind: of this number.
             envs_per_lane: E of the replay, to read an observation's time from its id.
         """
-        call = CALLS_PER_UPDATE * update
+        call, half = CALLS_PER_UPDATE * update, CALLS_PER_UPDATE // 2
         features = self.features
-        view = features.view(batch.obs, batch.obs_id, call, envs_per_lane)
+        view = features.view(batch.obs, batch.obs_id, call, envs_per_lane, half)
         next_view = features.view(
-            batch.next_obs, batch.next_obs_id, call + CALLS_PER_UPDATE // 2, envs_per_lane
+            batch.next_obs, batch.next_obs_id, call + half, envs_per_lane, half
         )
-        tau = self._tau_now(update)
+        tau = self._tau_now(update) if kind.targets else None
         self._update_critic_(batch, view, next_view, update, tau)
-        updates_actor = update % self.settings.policy_delay == 0
-        if updates_actor:
+        if kind.actor:
             self._update_actor_(view, update, tau if self.has_target_actor else None)
         elif tau is not None and self.target_actor_mlp is not None:
             with stage(Stage.POLYAK):
@@ -197,65 +231,71 @@ class ActorCritic(ABC):
         if tau is not None and self.settings.trim_targets:
             with stage(Stage.POLYAK):
                 self._trim_targets_(tau)
-        for topology in self.topologies:
-            topology.evolve_if_due_(update)
 
-    def _tau_now(self, update: int) -> Tensor | None:
-        """[L] step of the targets in this update, zero in lanes whose period has not passed;
-        None if in no lane.
+    def evolve_if_due_(self, update: int) -> bool:
+        """Change the connections of the lanes whose turn it is after update number `update`.
+
+        Returns:
+            Whether any lane's turn it was.
         """
-        is_due = [update % period == 0 for period in self.settings.target_period]
-        if all(is_due):
+        were_due = [topology.evolve_if_due_(update) for topology in self.topologies]
+        return any(were_due)
+
+    @property
+    def is_capturable(self) -> bool:
+        """Whether an update asks the host for nothing; targets that are trimmed count on it."""
+        networks = self.networks().values()
+        is_csr = any(isinstance(layer, CsrLinear) for mlp in networks for layer in mlp.layers)
+        return not (self.settings.trim_targets or is_csr)
+
+    def _tau_now(self, update: int | Tensor) -> Tensor:
+        """[L] step of the targets, zero in lanes whose period has not passed."""
+        if self._shares_target_period:
             return self.settings.tau
-        if not any(is_due):
-            return None
-        return self.settings.tau * torch.tensor(is_due, device=self.settings.tau.device)
+        return self.settings.tau * (update % self._target_period == 0)
 
     def _update_critic_(
         self,
         batch: Batch,
         view: FeatureView,
         next_view: FeatureView,
-        update: int,
+        update: int | Tensor,
         tau: Tensor | None,
     ) -> None:
         with stage(Stage.TARGET), torch.no_grad():
             target = self._target(batch, next_view, update)  # [L, B]
         with stage(Stage.CRITIC_FORWARD):
             q = self.critic.value(view.draw(), batch.action.transpose(1, 2))  # [L, C, B]
-            error = q.detach() - target.unsqueeze(1)
+            error, slope = squared_error(q.detach(), target)
         with stage(Stage.CRITIC_BACKWARD):
-            # The gradient of mean((q - y)^2) with respect to q.
-            grads = torch.autograd.grad(
-                q, self.critic_optimizer.tensors(), error * (2 / error.shape[2])
-            )
+            grads = torch.autograd.grad(q, self.critic_optimizer.tensors(), slope)
         with stage(Stage.CRITIC_OPTIMIZER):
             self.critic_optimizer.step_(grads, tau)
-        self._critic_seen = q.detach(), error
+        self.seen = self.seen._replace(critic=(q.detach(), error))
 
     @abstractmethod
-    def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
+    def _target(self, batch: Batch, next_view: FeatureView, update: int | Tensor) -> Tensor:
         """[L, B] what the critics learn."""
 
     @abstractmethod
-    def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
+    def _update_actor_(self, view: FeatureView, update: int | Tensor, tau: Tensor | None) -> None:
         """One step of the actor, and of its target by tau."""
 
     @property
     def losses(self) -> Losses:
         """Figures of the last update, NaN before the first."""
         losses = Losses(*[torch.full_like(self.settings.tau, float("nan"))] * len(Losses._fields))
-        if self._critic_seen is not None:
-            q, error = self._critic_seen
+        if self.seen.critic is not None:
+            q, error = self.seen.critic
             losses = losses._replace(critic=error.square().mean(-1).sum(1), value=q.mean((1, 2)))
-        return losses if self._actor_seen is None else losses._replace(**self._actor_losses())
+        return losses if self.seen.actor is None else losses._replace(**self._actor_losses())
 
     @abstractmethod
     def _actor_losses(self) -> dict[str, Tensor]:
         """Those figures, each [L], that come from the actor's last update."""
 
     @abstractmethod
-    def explore(self, x: LayerInput, step: int) -> Tensor:
+    def explore(self, x: LayerInput, step: int | Tensor) -> Tensor:
         """Actions [L, B, A] for training on features x [L, F, B] at environment step `step`."""
 
     @abstractmethod

@@ -12,6 +12,7 @@ from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
 from fastanf.features import FeatureView, NoisyFeatures
 from fastanf.instrument import Stage, stage
 from fastanf.kernels.layer_input import LayerInput
+from fastanf.kernels.losses import bellman_target, mean_slope, smallest_value
 from fastanf.kernels.mask_adam import mask_adam_
 from fastanf.nets import GaussianActor
 from fastanf.replay import Batch
@@ -42,8 +43,7 @@ def soft_target(
     Returns:
         [L, B].
     """
-    soft_value = q_next.amin(1) - temperature.unsqueeze(1) * log_density_next
-    return reward + discount.unsqueeze(1) * not_terminated * soft_value
+    return bellman_target(q_next, reward, not_terminated, discount, log_density_next, temperature)
 
 
 class SAC(ActorCritic):
@@ -71,10 +71,10 @@ class SAC(ActorCritic):
         tuned = self.log_temperature.squeeze(1).exp()
         return torch.where(is_tuned, tuned, self.settings.temperature)
 
-    def _normal(self, num_rows: int, draw: int) -> Tensor:
+    def _normal(self, num_rows: int, draw: int | Tensor) -> Tensor:
         return self.rng.normal(Stream.ACTION_NOISE, draw, (self.num_actions, num_rows))
 
-    def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
+    def _target(self, batch: Batch, next_view: FeatureView, update: int | Tensor) -> Tensor:
         B = batch.reward.shape[1]
         next_action, log_density = self.actor.sample(next_view.draw(), self._normal(B, 2 * update))
         q_next = self.target_critic.value(next_view.draw(), next_action)
@@ -83,36 +83,36 @@ class SAC(ActorCritic):
             self.temperature,
         )  # fmt: skip
 
-    def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
+    def _update_actor_(self, view: FeatureView, update: int | Tensor, tau: Tensor | None) -> None:
         """Minimise E[temperature * log pi(a|s) - min_c Q_c(s, a)]. Source: arXiv 1812.05905,
         eq. 7 and 9.
         """
         with stage(Stage.ACTOR_FORWARD):
             x = view.draw()
-            B = x.num_columns
-            action, log_density = self.actor.sample(x, self._normal(B, 2 * update + 1))
-            q = self.critic.frozen_value(view.draw(), action).amin(1)  # [L, B]
+            normal = self._normal(x.num_columns, 2 * update + 1)
+            action, log_density = self.actor.sample(x, normal)
+            q = self.critic.frozen_value(view.draw(), action)  # [L, C, B]
+            smallest, q_slope = smallest_value(q.detach())
             temperature = self.temperature
         with stage(Stage.ACTOR_BACKWARD):
-            # The gradients of the mean with respect to log pi and q.
-            slopes = (temperature.unsqueeze(1) / B).expand_as(q), torch.full_like(q, -1 / B)
+            slopes = mean_slope(log_density, temperature), q_slope
             grads = torch.autograd.grad((log_density, q), self.actor_optimizer.tensors(), slopes)
         with stage(Stage.ACTOR_OPTIMIZER):
             self.actor_optimizer.step_(grads, tau)
             if self._tunes_any:
                 entropy = -log_density.detach().mean(-1)
                 self._update_temperature_(entropy, self.actor_optimizer.num_steps)
-        self._actor_seen = log_density.detach(), q.detach(), temperature
+        self.seen = self.seen._replace(actor=(log_density.detach(), smallest, temperature))
 
     def _actor_losses(self) -> dict[str, Tensor]:
-        assert self._actor_seen is not None
-        log_density, q, temperature = self._actor_seen
+        assert self.seen.actor is not None
+        log_density, q, temperature = self.seen.actor
         loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)
         entropy = -log_density.mean(-1)
         return {"actor": loss, "entropy": entropy, "temperature": temperature}
 
     @torch.no_grad()
-    def _update_temperature_(self, entropy: Tensor, num_steps: int) -> None:
+    def _update_temperature_(self, entropy: Tensor, num_steps: int | Tensor) -> None:
         """Minimise log temperature * (entropy - target), target = -A. Source: arXiv 1812.05905,
         eq. 18 in its log form.
         """
@@ -126,7 +126,7 @@ class SAC(ActorCritic):
         )
 
     @torch.no_grad()
-    def explore(self, x: LayerInput, step: int) -> Tensor:
+    def explore(self, x: LayerInput, step: int | Tensor) -> Tensor:
         """Actions [L, B, A] drawn from the policy."""
         normal = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.num_columns))
         return self.actor.sample(x, normal)[0].transpose(1, 2)

@@ -13,6 +13,7 @@ from fastanf.algorithms.actor_critic import ActorCritic, AlgorithmSettings
 from fastanf.features import FeatureView, NoisyFeatures
 from fastanf.instrument import Stage, stage
 from fastanf.kernels.layer_input import LayerInput
+from fastanf.kernels.losses import bellman_target
 from fastanf.nets import TanhActor
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng, Stream
@@ -32,7 +33,7 @@ def td3_target(q_next: Tensor, reward: Tensor, not_terminated: Tensor, discount:
     Returns:
         [L, B].
     """
-    return reward + discount.unsqueeze(1) * not_terminated * q_next.amin(1)
+    return bellman_target(q_next, reward, not_terminated, discount)
 
 
 class TD3(ActorCritic):
@@ -52,7 +53,7 @@ class TD3(ActorCritic):
         scale, offset = self.action_range
         return torch.minimum(torch.maximum(action, offset - scale), offset + scale)
 
-    def _target(self, batch: Batch, next_view: FeatureView, update: int) -> Tensor:
+    def _target(self, batch: Batch, next_view: FeatureView, update: int | Tensor) -> Tensor:
         s, B = self.settings, batch.reward.shape[1]
         noise = self.rng.normal(Stream.TARGET_NOISE, update, (self.num_actions, B))
         clip = s.target_noise_clip[:, None, None]
@@ -62,7 +63,7 @@ class TD3(ActorCritic):
         q_next = self.target_critic.value(next_view.draw(), next_action)
         return td3_target(q_next, batch.reward, batch.not_terminated, s.discount)
 
-    def _update_actor_(self, view: FeatureView, update: int, tau: Tensor | None) -> None:
+    def _update_actor_(self, view: FeatureView, update: int | Tensor, tau: Tensor | None) -> None:
         """Maximise E[Q_1(s, pi(s))]. Source: arXiv 1802.09477, Alg. 1."""
         with stage(Stage.ACTOR_FORWARD):
             action = self.actor.deterministic(view.draw())
@@ -72,15 +73,15 @@ class TD3(ActorCritic):
             grads = torch.autograd.grad(q, self.actor_optimizer.tensors(), slope)
         with stage(Stage.ACTOR_OPTIMIZER):
             self.actor_optimizer.step_(grads, tau)
-        self._actor_seen = (q.detach(),)
+        self.seen = self.seen._replace(actor=(q.detach(),))
 
     def _actor_losses(self) -> dict[str, Tensor]:
-        assert self._actor_seen is not None
-        (q,) = self._actor_seen
+        assert self.seen.actor is not None
+        (q,) = self.seen.actor
         return {"actor": -q.mean(-1)}
 
     @torch.no_grad()
-    def explore(self, x: LayerInput, step: int) -> Tensor:
+    def explore(self, x: LayerInput, step: int | Tensor) -> Tensor:
         """Actions [L, B, A] of the policy with Gaussian noise, clipped to the range."""
         noise = self.rng.normal(Stream.EXPLORE, step, (self.num_actions, x.num_columns))
         noise = noise * self.settings.exploration_noise[:, None, None] * self.action_range.scale

@@ -117,7 +117,7 @@ def use_precision(precision: str) -> None:
             f"--matmul_precision={precision!r}: must be one of {', '.join(PRECISIONS)}"
         )
     PRECISION = precision
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def is_triton(*tensors: torch.Tensor) -> bool:

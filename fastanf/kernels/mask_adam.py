@@ -29,7 +29,6 @@ from torch import Tensor
 
 from fastanf import kernels
 from fastanf.kernels.native import AdamArgs, AdamTensor
-from fastanf.kernels.philox import is_native
 
 
 def _per_lane(lane: Tensor, like: Tensor) -> Tensor:
@@ -38,6 +37,16 @@ def _per_lane(lane: Tensor, like: Tensor) -> Tensor:
 
 def _select(mask: Tensor | None, value: Tensor) -> Tensor:
     return value if mask is None else torch.where(mask, value, 0.0)
+
+
+def _corrections(
+    step: int | Tensor, beta1: float, beta2: float
+) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    """1 - beta1^t and sqrt(1 - beta2^t), in float64 and where the number of the step lies."""
+    if isinstance(step, Tensor):
+        step = step.double()
+        return 1 - beta1**step, (1 - beta2**step).sqrt()
+    return 1 - beta1**step, math.sqrt(1 - beta2**step)
 
 
 @torch.no_grad()
@@ -55,7 +64,7 @@ def mask_adam_ref_(
     grad: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    step: int,
+    step: int | Tensor,
     lr: Tensor,
     weight_decay: Tensor,
     mask: Tensor | None = None,
@@ -75,8 +84,9 @@ def mask_adam_ref_(
         m, v = _select(learns, m), _select(learns, v)
     exp_avg.copy_(m)
     exp_avg_sq.copy_(v)
-    step_size = _per_lane(lr / (1 - beta1**step), weight)
-    updated = weight - (step_size * m) / (v.sqrt() / math.sqrt(1 - beta2**step) + eps)
+    correction, root = _corrections(step, beta1, beta2)
+    step_size = _per_lane(lr / correction, weight)
+    updated = weight - (step_size * m) / (v.sqrt() / root + eps)
     weight.copy_(_select(mask, updated))
     if target is not None:
         assert tau is not None
@@ -106,7 +116,7 @@ def mask_adam_(
     grad: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    step: int,
+    step: int | Tensor,
     lr: Tensor,
     weight_decay: Tensor,
     mask: Tensor | None = None,
@@ -126,7 +136,8 @@ def mask_adam_(
         grad: like weight.
         exp_avg: like weight, changed in place.
         exp_avg_sq: like weight, changed in place.
-        step: the number of this step, from 1.
+        step: the number of this step, from 1: a Python number, or [] int64 where the weight is,
+            which a CUDA graph reads anew at every replay.
         lr: [L] learning rates, at least 0.
         weight_decay: [L] coefficients of L2, at least 0.
         mask: bool like weight, true where active; None means all are.
@@ -142,17 +153,16 @@ def mask_adam_(
         ValueError: on shapes, types or layouts other than these.
     """
     _check(weight, [grad, exp_avg, exp_avg_sq], [lr, weight_decay], mask, target, tau)
-    if step < 1:
+    if not isinstance(step, Tensor) and step < 1:
         raise ValueError(f"step={step}: must be at least 1")
-    if not (is_native(weight) and weight.dtype == torch.float32):
+    if not is_fused(weight):
         return mask_adam_ref_(
             weight, grad, exp_avg, exp_avg_sq, step, lr, weight_decay, mask, mask_moments,
             beta1, beta2, eps, target, tau,
         )  # fmt: skip
-    step_size = lr / (1 - beta1**step)
     tensor = TrainedTensor(weight, exp_avg, exp_avg_sq, mask, target)
-    constants = adam_constants(step, beta1, beta2, eps)
-    return _call_adam(tensor, grad, step_size, weight_decay, mask_moments, tau, constants)
+    fused = FusedStep([tensor], beta1, beta2, eps)
+    return fused.run_([grad], step, lr, weight_decay, mask_moments, tau)
 
 
 def mask_sgd_(
@@ -169,10 +179,10 @@ def mask_sgd_(
     Args, raises: as `mask_adam_`.
     """
     _check(weight, [grad], [lr, weight_decay], mask, target, tau)
-    if not (is_native(weight) and weight.dtype == torch.float32):
+    if not is_fused(weight):
         return mask_sgd_ref_(weight, grad, lr, weight_decay, mask, target, tau)
     tensor = TrainedTensor(weight, None, None, mask, target)
-    return _call_adam(tensor, grad, lr, weight_decay, None, tau, SGD_CONSTANTS)
+    return FusedStep([tensor]).run_([grad], None, lr, weight_decay, None, tau)
 
 
 def polyak_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None = None) -> None:
@@ -188,18 +198,60 @@ def polyak_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None = N
         ValueError: on shapes, types or layouts other than these.
     """
     _check(target, [weight], [tau], mask, None, None)
-    if not (is_native(target) and target.dtype == torch.float32):
-        return polyak_ref_(target, weight, tau, mask)
+    return follow_([TrainedTensor(weight, None, None, mask, target)], tau)
+
+
+class TrainedTensor(NamedTuple):
+    """What a step of one tensor reads and changes, all like the weight."""
+
+    weight: Tensor
+    """[L, ...]."""
+    exp_avg: Tensor | None
+    exp_avg_sq: Tensor | None
+    mask: Tensor | None
+    target: Tensor | None
+
+
+def is_fused(weight: Tensor) -> bool:
+    """Whether a step of this tensor is one pass over memory."""
+    if kernels.NATIVE is not None and weight.is_cpu:
+        return weight.dtype == torch.float32
+    return kernels.is_triton(weight)
+
+
+def follow_(tensors: Sequence[TrainedTensor], tau: Tensor) -> None:
+    """`polyak_` of each tensor's target; on CUDA in one launch.
+
+    Args:
+        tensors: with a target each; their moments do not matter.
+        tau: [L] in [0, 1].
+    """
+    if not tensors:
+        return
+    if kernels.is_triton(tensors[0].weight):
+        from fastanf.kernels.gpu import mask_adam as gpu
+
+        gpu.follow_(tensors, tau)
+        torch.autograd.graph.increment_version([t.target for t in tensors if t.target is not None])
+        return
+    for tensor in tensors:
+        assert tensor.target is not None
+        if is_fused(tensor.weight):
+            _native_polyak_(tensor.target, tensor.weight, tau.contiguous(), tensor.mask)
+        else:
+            polyak_ref_(tensor.target, tensor.weight, tau, tensor.mask)
+
+
+def _native_polyak_(target: Tensor, weight: Tensor, tau: Tensor, mask: Tensor | None) -> None:
     assert kernels.NATIVE is not None
-    L, tau = target.shape[0], tau.contiguous()
+    L = target.shape[0]
     if target.numel() == 0:
-        return None
+        return
     kernels.NATIVE.fastanf_polyak(
         target.data_ptr(), weight.data_ptr(), tau.data_ptr(), _pointer(mask),
         L, target.numel() // L, torch.get_num_threads(),
     )  # fmt: skip
     torch.autograd.graph.increment_version(target)
-    return None
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -207,27 +259,39 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 class FusedStep:
-    """A step of several tensors in one pass over memory, by the compiled kernels.
+    """A step of several tensors in one pass over memory: by the compiled kernels on the CPU, in one
+    launch of a Triton kernel on CUDA.
 
     The tensors' places in memory are read once: they must stay where they are.
 
     Args:
         tensors: each with its exp_avg and exp_avg_sq (None for plain gradient descent), its mask
-            and its target, or None; [L, ...] float32 contiguous on the CPU.
+            and its target, or None; [L, ...] float32 contiguous, such that `is_fused`.
+        beta1: of Adam, in [0, 1), as the others.
+        beta2: in [0, 1).
+        eps: added to the root of the second moment.
     """
 
-    def __init__(self, tensors: Sequence[TrainedTensor]):
+    def __init__(
+        self,
+        tensors: Sequence[TrainedTensor],
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+    ):
         self._tensors = list(tensors)
         self._lanes = tensors[0].weight.shape[0]
+        self._betas, self._eps = (beta1, beta2), eps
         self._changed = [
             held for t in tensors for held in (t.weight, t.exp_avg, t.exp_avg_sq, t.target)
             if held is not None
         ]  # fmt: skip
+        self._is_native = kernels.NATIVE is not None and tensors[0].weight.is_cpu
         self._args = (AdamTensor * len(tensors))(
             *(
                 AdamTensor(
                     t.weight.data_ptr(), None, _pointer(t.exp_avg), _pointer(t.exp_avg_sq),
-                    _pointer(t.mask), _pointer(t.target), t.weight.numel() // self._lanes,
+                    _pointer(t.mask), _pointer(t.target), t.weight.numel() // max(self._lanes, 1),
                 )
                 for t in tensors
             )
@@ -236,24 +300,52 @@ class FusedStep:
     def run_(
         self,
         grads: Sequence[Tensor],
-        step_size: Tensor,
+        step: int | Tensor | None,
+        lr: Tensor,
         weight_decay: Tensor,
         mask_moments: Tensor | None,
         tau: Tensor | None,
-        constants: Sequence[float],
     ) -> None:
         """One step.
 
         Args:
             grads: like the tensors, contiguous.
-            step_size: [L] learning rate, corrected for the start of the first moment.
+            step: the number of this step of Adam, as in `mask_adam_`; None for plain gradient
+                descent.
+            lr: [L].
             weight_decay: [L].
             mask_moments: [L] bool, or None for all lanes.
             tau: [L], or None where no tensor has a target.
-            constants: beta1, 1 - beta1, beta2, 1 - beta2, the root of the second moment's
-                correction, eps.
         """
+        if self._is_native:
+            self._run_native_(grads, step, lr, weight_decay, mask_moments, tau)
+        else:
+            from fastanf.kernels.gpu import mask_adam as gpu
+
+            if isinstance(step, int):
+                step = torch.full((), step, dtype=torch.int64, device=lr.device)
+            gpu.step_(
+                self._tensors, grads, step, lr, weight_decay, mask_moments, tau,
+                *self._betas, self._eps,
+            )  # fmt: skip
+        torch.autograd.graph.increment_version(self._changed)
+
+    def _run_native_(
+        self,
+        grads: Sequence[Tensor],
+        step: int | Tensor | None,
+        lr: Tensor,
+        weight_decay: Tensor,
+        mask_moments: Tensor | None,
+        tau: Tensor | None,
+    ) -> None:
         assert kernels.NATIVE is not None
+        step_size, constants = lr, _SGD_CONSTANTS
+        if step is not None:
+            beta1, beta2 = self._betas
+            correction, root = _corrections(int(step), beta1, beta2)
+            step_size = lr / correction
+            constants = beta1, 1 - beta1, beta2, 1 - beta2, root, self._eps
         # Held in variables so that the copies, where contiguous() makes any, outlive the call.
         step_size, weight_decay = step_size.contiguous(), weight_decay.contiguous()
         mask_moments = None if mask_moments is None else mask_moments.contiguous()
@@ -269,42 +361,10 @@ class FusedStep:
                 )
             )
         )  # fmt: skip
-        torch.autograd.graph.increment_version(self._changed)
 
 
-class TrainedTensor(NamedTuple):
-    """What a step of one tensor reads and changes, all like the weight."""
-
-    weight: Tensor
-    """[L, ...]."""
-    exp_avg: Tensor | None
-    exp_avg_sq: Tensor | None
-    mask: Tensor | None
-    target: Tensor | None
-
-
-def adam_constants(
-    step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-) -> tuple[float, ...]:
-    """What `FusedStep.run_` wants to know about step number `step` of Adam."""
-    return beta1, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**step), eps
-
-
-SGD_CONSTANTS = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-"""The same of plain gradient descent."""
-
-
-def _call_adam(
-    tensor: TrainedTensor,
-    grad: Tensor,
-    step_size: Tensor,
-    weight_decay: Tensor,
-    mask_moments: Tensor | None,
-    tau: Tensor | None,
-    constants: tuple[float, ...],
-) -> None:
-    if tensor.weight.numel():
-        FusedStep([tensor]).run_([grad], step_size, weight_decay, mask_moments, tau, constants)
+# What the compiled step of plain gradient descent is told in place of Adam's constants.
+_SGD_CONSTANTS = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def _check(

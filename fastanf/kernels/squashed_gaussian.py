@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastanf import kernels
 from fastanf.kernels.linear import is_native
 from fastanf.kernels.native import SquashArgs, SquashGradArgs
 from fastanf.kernels.stack import native
@@ -70,7 +71,7 @@ def sample_squashed(head: Tensor, normal: Tensor, to: Squashing) -> tuple[Tensor
     Returns:
         [L, A, B] and [L, B].
     """
-    if not is_native(head, normal):
+    if not (is_native(head, normal) or kernels.is_triton(head, normal)):
         return sample_squashed_ref(head, normal, to)
     return _Sample.apply(head, normal, to)  # pyright: ignore[reportReturnType]
 
@@ -81,6 +82,10 @@ class _Sample(torch.autograd.Function):
         head, normal = head.contiguous(), normal.contiguous()
         ctx.save_for_backward(head, normal)
         ctx.to = to
+        if kernels.is_triton(head):
+            from fastanf.kernels.gpu import squashed_gaussian as gpu
+
+            return gpu.forward(head, normal, to)
         L, A, B = normal.shape
         action, log_density = torch.empty(L, A, B), torch.empty(L, B)
         native().fastanf_squash(
@@ -96,8 +101,12 @@ class _Sample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        action_grad, density_grad = (grad.contiguous() for grad in grads)
         head, normal = ctx.saved_tensors
+        if kernels.is_triton(head):
+            from fastanf.kernels.gpu import squashed_gaussian as gpu
+
+            return gpu.backward(head, normal, ctx.to, *grads), None, None
+        action_grad, density_grad = (grad.contiguous() for grad in grads)
         L, A, B = normal.shape
         head_grad = torch.empty(L, 2 * A, B)
         native().fastanf_squash_grad(

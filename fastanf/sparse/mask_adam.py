@@ -14,15 +14,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fastanf.kernels.linear import is_native
+from fastanf import kernels
 from fastanf.kernels.mask_adam import (
-    SGD_CONSTANTS,
     FusedStep,
     TrainedTensor,
-    adam_constants,
+    follow_,
+    is_fused,
     mask_adam_,
     mask_sgd_,
-    polyak_,
 )
 from fastanf.sparse.layers import Parameter
 
@@ -56,7 +55,7 @@ class StackedOptimizer:
         self.mask_moments = mask_moments
         self.use_sgd = use_sgd
         self.masks_targets = masks_targets
-        self.num_steps = 0
+        self.num_steps: int | Tensor = _zero_steps(self.parameters)
         self._fused: dict[bool, FusedStep] = {}
         self.exp_avg: list[Tensor] = []
         self.exp_avg_sq: list[Tensor] = []
@@ -71,10 +70,10 @@ class StackedOptimizer:
     @torch.no_grad()
     def step_(self, grads: Sequence[Tensor], tau: Tensor | None = None) -> None:
         """One step; with tau [L] the targets then move by tau towards the new weights."""
-        self.num_steps += 1
+        self.num_steps += 1  # a tensor stays where it is, so that a CUDA graph counts
         follows = bool(self.targets) and tau is not None and self.masks_targets
         grads = [grad.contiguous() for grad in grads]
-        if all(is_native(parameter.tensor) for parameter in self.parameters):
+        if all(is_fused(parameter.tensor) for parameter in self.parameters):
             self._fused_step_(grads, tau if follows else None)
         else:
             for tensor, grad in zip(self._trained(follows), grads, strict=True):
@@ -86,14 +85,10 @@ class StackedOptimizer:
         follows = tau is not None
         if follows not in self._fused:
             self._fused[follows] = FusedStep(self._trained(follows))
-        if self.use_sgd:
-            step_size, constants = self.learning_rate, SGD_CONSTANTS
-        else:
-            constants = adam_constants(self.num_steps)
-            step_size = self.learning_rate / (1 - constants[0] ** self.num_steps)
         self._fused[follows].run_(
-            grads, step_size, self.weight_decay, self.mask_moments, tau, constants
-        )
+            grads, None if self.use_sgd else self.num_steps, self.learning_rate, self.weight_decay,
+            self.mask_moments, tau,
+        )  # fmt: skip
 
     def _plain_step_(self, tensor: TrainedTensor, grad: Tensor, tau: Tensor | None) -> None:
         grad = grad.view_as(tensor.weight)
@@ -130,18 +125,18 @@ class StackedOptimizer:
     @torch.no_grad()
     def follow_(self, tau: Tensor) -> None:
         """Move the targets by tau [L] without a step."""
-        L = tau.shape[0]
         if not self.targets:
             return
-        for target, online in zip(self.targets, self.parameters, strict=True):
-            mask = _mask_per_lane(L, online.mask) if self.masks_targets else None
-            polyak_(*_per_lane(L, target.tensor, online.tensor.detach()), tau, mask=mask)
+        trained = self._trained(follows=True)
+        if not self.masks_targets:
+            trained = [tensor._replace(mask=None) for tensor in trained]
+        follow_(trained, tau)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments by the names of their parameters, in a form that all layouts share, and the
         number of steps.
         """
-        state = {"num_steps": torch.tensor(self.num_steps)}
+        state = {"num_steps": torch.as_tensor(self.num_steps)}
         for kind, moments in self._moments():
             for parameter, moment in zip(self.parameters, moments, strict=False):
                 state[f"{parameter.name}.{kind}"] = parameter.to_dense(moment)
@@ -149,7 +144,10 @@ class StackedOptimizer:
 
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned; the parameters' connections are in place already."""
-        self.num_steps = int(state["num_steps"])
+        if isinstance(self.num_steps, Tensor):
+            self.num_steps.copy_(state["num_steps"])
+        else:
+            self.num_steps = int(state["num_steps"])
         for kind, moments in self._moments():
             for parameter, moment in zip(self.parameters, moments, strict=False):
                 moment.copy_(parameter.from_dense(state[f"{parameter.name}.{kind}"]))
@@ -165,8 +163,12 @@ class StackedOptimizer:
         return [self.exp_avg[index], self.exp_avg_sq[index]]
 
 
-def _per_lane(num_lanes: int, weight: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    return weight.detach().view(num_lanes, -1), other.view(num_lanes, -1)
+def _zero_steps(parameters: Sequence[Parameter]) -> int | Tensor:
+    """0, on the CPU as a Python number and else where the parameters are, [] int64."""
+    weight = parameters[0].tensor
+    if weight.is_cpu and not kernels.is_triton(weight):
+        return 0
+    return torch.zeros((), dtype=torch.int64, device=weight.device)
 
 
 def _mask_per_lane(num_lanes: int, mask: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ arXiv 2302.06548. A static topology answers "none". The number of active connect
 changes. A connection that leaves and grows again at once starts fresh.
 
 Random numbers are arguments: the smallest keys win a draw, so that the caller decides the streams.
+Counts that lie on a GPU are not checked: the host would have to wait for it.
 
 Axes: M rows (one layer of one lane and critic), n = H*F connections, L lanes.
 """
@@ -24,15 +25,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fastanf.sparse.masks import RowCounts, host_counts, select_smallest
+from fastanf.kernels.select import magnitude_bits
+from fastanf.sparse.masks import RowCounts, select_in_rows
 
 FIRST_UPDATE = 2
 """Number of the first update after which the published agents evolve (ANF, code)."""
 
 NEW_WEIGHTS = ("zero", "unif", "xavier")
 """How a connection that grows starts, by the name the option takes."""
-
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 LeaveRule = Callable[[Tensor, Tensor, RowCounts, Tensor], Tensor]
 """(weight, mask, num_drop, random_keys) -> [M, n] bool, active connections that leave."""
@@ -100,14 +100,7 @@ def drop_smallest(weight: Tensor, mask: Tensor, num_drop: RowCounts, random_keys
     Raises:
         ValueError: a count outside 0..active.
     """
-    leaves = torch.zeros_like(mask)
-    for row, count in enumerate(host_counts("num_drop", num_drop, mask.shape[0])):
-        if count:
-            active = mask[row].nonzero().squeeze(1)
-            magnitude = _magnitude_bits(weight[row][active])
-            chosen = select_smallest(count, magnitude, random_keys[row][active])
-            leaves[row, active[chosen]] = True
-    return leaves
+    return select_in_rows("num_drop", num_drop, mask, magnitude_bits(weight), random_keys)
 
 
 def grow_random(mask_after_drop: Tensor, num_grow: RowCounts, random_keys: Tensor) -> Tensor:
@@ -126,12 +119,7 @@ def grow_random(mask_after_drop: Tensor, num_grow: RowCounts, random_keys: Tenso
     Raises:
         ValueError: a count outside 0..inactive.
     """
-    grows = torch.zeros_like(mask_after_drop)
-    for row, count in enumerate(host_counts("num_grow", num_grow, mask_after_drop.shape[0])):
-        if count:
-            inactive = (~mask_after_drop[row]).nonzero().squeeze(1)
-            grows[row, inactive[select_smallest(count, random_keys[row][inactive])]] = True
-    return grows
+    return select_in_rows("num_grow", num_grow, ~mask_after_drop, random_keys)
 
 
 @dataclass(frozen=True)
@@ -194,10 +182,9 @@ def evolve_(
     """
     if topology.leave is None or topology.grow is None:
         return Evolution(torch.zeros_like(mask), torch.zeros_like(mask))
-    counts = host_counts("num_drop", num_drop, mask.shape[0])
-    dropped = topology.leave(weight, mask, counts, drop_keys)
+    dropped = topology.leave(weight, mask, num_drop, drop_keys)
     kept = mask & ~dropped
-    grown = topology.grow(kept, counts, grow_keys)
+    grown = topology.grow(kept, num_drop, grow_keys)
     mask.copy_(kept | grown)
     changed = dropped | grown
     weight.masked_fill_(changed, 0)
@@ -248,9 +235,3 @@ def new_weight_values(method: str, uniforms: Tensor, fan_in: int, fan_out: int) 
     """
     bound = new_weight_bound(method, fan_in, fan_out)
     return None if bound == 0 else (2 * uniforms - 1) * bound
-
-
-def _magnitude_bits(weight: Tensor) -> Tensor:
-    # The bits of a non-negative float order as integers do, and put NaN above infinity.
-    bits = _BITS[weight.element_size()]
-    return weight.contiguous().view(bits) & torch.iinfo(bits).max

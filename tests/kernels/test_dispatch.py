@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fastanf
 from fastanf import kernels
@@ -108,3 +109,40 @@ def test_use_refuses_native_where_it_was_not_built(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "none.so")
     with pytest.raises(ValueError, match="--impl=native: none"):
         kernels.use("native")
+
+
+def test_precision_is_one_of_two_and_reaches_torchs_own_products() -> None:
+    before = kernels.PRECISION, torch.backends.cuda.matmul.allow_tf32
+    try:
+        for precision in kernels.PRECISIONS:
+            kernels.use_precision(precision)
+            assert precision == kernels.PRECISION
+            assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
+        with pytest.raises(ValueError, match="must be one of tf32, float32"):
+            kernels.use_precision("half")
+    finally:
+        kernels.PRECISION, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_triton_without_gpu_or_interpreter_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    before = kernels.NATIVE, kernels.TRITON
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match="TRITON_INTERPRET=1 to interpret"):
+        kernels.use("triton")
+    assert before == (kernels.NATIVE, kernels.TRITON)
+
+
+def test_triton_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install triton"):
+        kernels.use("triton")
+
+
+def test_tensors_of_float64_are_left_to_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "TRITON", ("cpu",))
+    assert kernels.is_triton(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    assert not kernels.is_triton(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
+    assert kernels.implementation("cpu") == "triton"

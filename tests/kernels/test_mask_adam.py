@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,6 +72,18 @@ def test_native_adam_agrees_with_reference(n: int, use_mask: bool, use_target: b
         expected = run_adam(mask_adam_ref_, state, *options, **more)
         for name in state:
             torch.testing.assert_close(got[name], expected[name], rtol=RELATIVE, atol=1e-8)
+
+
+@pytest.mark.parametrize("function", [mask_adam_, mask_adam_ref_])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("step", [1, 2, 1000])
+def test_a_step_counted_by_a_tensor_has_the_bits_of_a_number(
+    function: Callable[..., None], dtype: torch.dtype, step: int
+):
+    state, constants = make_state(171, dtype), lane_constants(dtype)
+    expected = run_adam(function, state, constants, step, True, None, True)
+    found = run_adam(function, state, constants, torch.tensor(step), True, None, True)
+    assert all(torch.equal(found[name], expected[name]) for name in state)
 
 
 @pytest.mark.parametrize("use_mask", [False, True])

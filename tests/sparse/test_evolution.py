@@ -14,9 +14,11 @@ from fastanf import kernels
 from fastanf.activations import make_activation
 from fastanf.nets import StackedMLP, build_mlp
 from fastanf.rng import LaneRng
+from fastanf.sparse import masks
 from fastanf.sparse.evolution import TopologyEvolution, TopologySettings
 from fastanf.sparse.layers import CSR, MASKED, CsrLinear, StackedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
+from tests.host_reads import NoHostReads
 
 SEEDS = [3, 4, 9, 12]
 L, C, SIZES = 4, 2, (17, 9, 5, 3)
@@ -31,10 +33,15 @@ ACTIVE = [[60, 61, 77, 1], [45, 20, 20, 45], [15] * L]  # layer 2 is dense; so a
 MASK_MOMENTS = {MASKED: [True, True, False, True], CSR: [True] * L}
 
 
-@pytest.fixture(params=[MASKED, CSR, "csr in plain torch"])
+@pytest.fixture(params=[MASKED, "masked at once", CSR, "csr in plain torch"])
 def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each layout, the second one with and without compiled kernels."""
-    if request.param not in (MASKED, CSR):
+    """Each layout: the first one with its rows one by one and, as on a GPU, all at once; the second
+    one with and without compiled kernels.
+    """
+    if request.param == "masked at once":
+        monkeypatch.setattr(masks, "is_looped", lambda tensor: False)
+        return MASKED
+    if request.param == "csr in plain torch":
         monkeypatch.setattr(kernels, "NATIVE", None)
         return CSR
     return request.param
@@ -246,6 +253,58 @@ def test_both_layouts_evolve_alike() -> None:
         is_moment = index >= 6
         mask = masked.masks()[(index - 6) // 2] if is_moment else torch.ones_like(one).bool()
         torch.testing.assert_close(one[mask], other[mask], rtol=1e-6, atol=1e-7)
+
+
+def test_rows_at_once_evolve_as_rows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_by_one, at_once = build(MASKED), build(MASKED)
+    for update in range(1, 30):
+        for network, is_looped in ((one_by_one, True), (at_once, False)):
+            monkeypatch.setattr(masks, "is_looped", lambda tensor, way=is_looped: way)
+            network.step_(seed=update)
+            network.evolution.evolve_if_due_(update)
+    held = [
+        (*n.masks(), *n.weights(), *n.targets(), *n.moments(0), *n.moments(1))
+        for n in (one_by_one, at_once)
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*held, strict=True))
+
+
+def test_rows_at_once_make_no_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(MASKED)
+    before = network.masks()
+    monkeypatch.setattr(masks, "is_looped", lambda tensor: False)
+    with NoHostReads():
+        was_due = [network.evolution.evolve_if_due_(update) for update in range(1, 12)]
+    assert sum(was_due) == 6
+    assert not torch.equal(before[0], network.masks()[0])
+
+
+def test_what_leaves_is_copied_to_the_device_once_for_each_set_of_due_lanes() -> None:
+    network = build(MASKED)
+    for evolving in network.evolution._evolving:
+        rows = evolving.due_rows((True, True, False, False))
+        assert evolving.due_rows((True, True, False, False)) is rows
+        assert rows.on_device.tolist() == rows.counts
+        assert not any(rows.counts[C:])
+        everything = evolving.due_rows((True,) * L)
+        assert everything.counts[:C] == rows.counts[:C]
+        assert any(everything.counts)
+
+
+def test_masked_layers_change_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded update reads the same memory before and after."""
+    network = build(MASKED)
+    monkeypatch.setattr(masks, "is_looped", lambda tensor: False)
+
+    def places() -> list[int]:
+        layers = [*network.mlp.layers[:2], *network.target.layers[:2]]
+        tensors = [t for layer in layers for t in (layer.trained, mask_of(layer))]
+        return [t.data_ptr() for t in (*tensors, *network.optimizer.exp_avg)]
+
+    before = places()
+    for update in range(1, 12):
+        network.evolution.evolve_if_due_(update)
+    assert places() == before
 
 
 @pytest.mark.parametrize(

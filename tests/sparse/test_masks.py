@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastanf.sparse.masks import exact_masks, select_smallest
+from fastanf.sparse import masks as masks_module
+from fastanf.sparse.masks import exact_masks, select_in_rows, select_smallest
 
 ODD_SIZES = (1, 3, 5, 171, 257)
+
+
+@pytest.fixture(autouse=True, params=["looped", "at once"])
+def way(request, monkeypatch):
+    """Rows one by one, as on the CPU, and all at once, as on a GPU."""
+    monkeypatch.setattr(masks_module, "is_looped", lambda tensor: request.param == "looped")
+    return request.param
 
 
 def test_masks_take_the_smallest_keys_of_each_row():
@@ -75,3 +83,20 @@ def test_counts_out_of_range_are_refused(count):
 def test_counts_need_one_entry_per_row():
     with pytest.raises(ValueError, match="counts has 2 entries"):
         exact_masks(torch.rand(3, 4), [1, 1])
+
+
+def test_only_eligible_connections_are_chosen():
+    keys = torch.tensor([[0, 3, 3, 1], [0, 3, 3, 1]])
+    eligible = torch.tensor([[False, True, True, True], [True, False, False, False]])
+    chosen = select_in_rows("counts", [2, 1], eligible, keys)
+    assert chosen.int().tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
+    ties = torch.tensor([[0, 9, 8, 7], [0, 9, 8, 7]])
+    chosen = select_in_rows("counts", torch.tensor([2, 0]), eligible, keys, ties)
+    assert chosen.int().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("way", ["looped"], indirect=True)
+def test_more_than_are_eligible_are_refused_where_the_host_sees_it(way):
+    eligible = torch.tensor([[True, False, True]])
+    with pytest.raises(ValueError, match="count=3 is not allowed; these 2 connections"):
+        select_in_rows("counts", [3], eligible, torch.zeros(1, 3))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastanf.sparse import masks
 from fastanf.sparse.masks import exact_masks
 from fastanf.sparse.topology import (
     SET,
@@ -21,9 +22,17 @@ from fastanf.sparse.topology import (
     new_weight_values,
     num_to_drop,
 )
+from tests.host_reads import NoHostReads
 
 ODD_SIZES = (1, 3, 5, 171, 257)
 NAN = float("nan")
+
+
+@pytest.fixture(autouse=True, params=["looped", "at once"])
+def way(request, monkeypatch):
+    """Rows one by one, as on the CPU, and all at once, as on a GPU."""
+    monkeypatch.setattr(masks, "is_looped", lambda tensor: request.param == "looped")
+    return request.param
 
 
 def random_layer(num_rows: int, n: int, seed: int, dtype=torch.float32):
@@ -234,10 +243,20 @@ def test_evolve_writes_through_weights_that_require_gradients():
     assert not weight[~mask].any()
 
 
-def test_dropping_more_than_is_active_is_refused():
+@pytest.mark.parametrize("way", ["looped"], indirect=True)
+def test_dropping_more_than_is_active_is_refused_where_the_host_sees_it(way):
     weight, mask, drop_keys, grow_keys, _ = random_layer(1, 5, 11)
     with pytest.raises(ValueError, match="count=4"):
         evolve_(weight, mask, [4], drop_keys, grow_keys)
+
+
+@pytest.mark.parametrize("way", ["at once"], indirect=True)
+def test_rows_at_once_make_no_host_wait(way):
+    weight, mask, drop_keys, grow_keys, moments = random_layer(2, 171, 13)
+    counts = torch.tensor([9, 30])
+    with NoHostReads():
+        evolution = evolve_(weight, mask, counts, drop_keys, grow_keys, None, moments)
+    assert evolution.dropped.sum(1).tolist() == evolution.grown.sum(1).tolist() == [9, 30]
 
 
 def test_static_topology_never_changes_anything():
