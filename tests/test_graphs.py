@@ -79,6 +79,7 @@ CASES = {
         make_lane("ANF-TD3", 0, topology_period=5, target_period=2),
         make_lane("Static-TD3", 1, target_period=3),
     ],
+    "targets that are trimmed": [make_lane("ANF-SAC", 0, target_sparsity="trim")],
     "noise that is replayed, environments that share a lane": [
         make_lane(
             "TowS-SAC",
@@ -180,8 +181,8 @@ def test_resumed_learner_draws_what_the_unbroken_one_draws() -> None:
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
-def test_trimmed_targets_are_called_each_time() -> None:
-    block = make_block([make_lane("ANF-SAC", 0, target_sparsity="trim")], NUM_RANDOM_STEPS)
+def test_csr_layers_are_called_each_time() -> None:
+    block = make_block([make_lane("ANF-SAC", 0, layout="csr")], NUM_RANDOM_STEPS)
     recordings = with_graphs(block)
     for _ in range(3):
         block.learner.update_()

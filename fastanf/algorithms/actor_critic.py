@@ -243,10 +243,9 @@ class ActorCritic(ABC):
 
     @property
     def is_capturable(self) -> bool:
-        """Whether an update asks the host for nothing; targets that are trimmed count on it."""
+        """Whether an update asks the host for nothing; plain torch does for csr layers."""
         networks = self.networks().values()
-        is_csr = any(isinstance(layer, CsrLinear) for mlp in networks for layer in mlp.layers)
-        return not (self.settings.trim_targets or is_csr)
+        return not any(isinstance(layer, CsrLinear) for mlp in networks for layer in mlp.layers)
 
     def _tau_now(self, update: int | Tensor) -> Tensor:
         """[L] step of the targets, zero in lanes whose period has not passed."""

@@ -86,7 +86,7 @@ def squared_error(q: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def smallest_value_ref(q: Tensor) -> tuple[Tensor, Tensor]:
     """Plain-torch definition of `smallest_value`."""
     smallest = q.amin(1)
-    is_smallest = q == smallest.unsqueeze(1)
+    is_smallest = (q == smallest.unsqueeze(1)).to(q.dtype)
     return smallest, is_smallest * (-1 / q.shape[2]) / is_smallest.sum(1, keepdim=True)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastanf.sparse.masks import select_smallest
+from fastanf.kernels.select import magnitude_bits, select_smallest_rows
+from fastanf.sparse.masks import is_looped, select_smallest
 
 
 @torch.no_grad()
@@ -24,6 +25,11 @@ def trim_to_(target: Tensor, online: Tensor, rows: Tensor) -> None:
         rows: [G] bool, the rows that are trimmed; the others keep every bit.
     """
     flat, counts = target.view(target.shape[0], -1), online.flatten(1).count_nonzero(1)
+    if not is_looped(target):
+        excess = (flat.count_nonzero(1) - counts).clamp_min(0) * rows
+        leaves = select_smallest_rows(excess, flat != 0, magnitude_bits(flat))
+        flat.masked_fill_(leaves, 0.0)
+        return
     for row, count, is_due in zip(flat, counts.tolist(), rows.tolist(), strict=True):
         excess = int(row.count_nonzero()) - count if is_due else 0
         if excess > 0:

@@ -36,20 +36,23 @@ class _Tile(NamedTuple):
     warps: int
 
 
-# The more outputs a program computes, the fewer programs draw the same noise. Heads have few rows.
-_NOISY, _PLAIN, _HEAD = _Tile(128, 64, 32, 8), _Tile(64, 64, 32, 4), _Tile(16, 32, 64, 4)
-_NOISY_GRAD, _PLAIN_GRAD, _HEAD_GRAD = (
-    _Tile(128, 64, 32, 8),
-    _Tile(64, 64, 32, 4),
-    _Tile(16, 64, 32, 4),
-)
-_INPUT_GRAD, _FEW_INPUTS_GRAD, _HEAD_INPUT_GRAD = (
-    _Tile(64, 64, 32, 4),
-    _Tile(16, 32, 64, 4),
+# Registers and shared memory of these, compiled for sm_90: profiling/gpu_code.py. None spills.
+_HEAD, _PLAIN = _Tile(16, 32, 64, 4), _Tile(64, 64, 32, 4)
+_HEAD_GRAD, _PLAIN_GRAD = _Tile(16, 64, 32, 4), _Tile(64, 64, 32, 4)
+_HEAD_INPUT_GRAD, _FEW_INPUTS_GRAD, _INPUT_GRAD = (
     _Tile(64, 32, 16, 4),
+    _Tile(16, 32, 64, 4),
+    _Tile(64, 64, 32, 4),
 )
-_FEW = 16
+_FEW = 48
 """Up to so many outputs a layer is a head: exact, because its result is a loss's or a policy's."""
+
+
+def _noisy_tile(num_outputs: int) -> _Tile:
+    """Every program of a lane that computes other outputs draws the same noise again, so there are
+    to be few. A tile of 256 x 32 takes 143 registers, one of 256 x 64 218.
+    """
+    return _Tile(min(256, max(64, triton.next_power_of_2(num_outputs))), 32, 32, 8)
 
 
 @triton.jit
@@ -209,7 +212,7 @@ def forward(x: LayerInput, weight: Tensor, bias: Tensor, slope: float) -> Tensor
     weight, bias = _copies_together(weight, C), _copies_together(bias, C)
     out = torch.empty(G, O, B, device=weight.device)
     J, unit = C * O, _unit(B)
-    tile = _HEAD if O <= _FEW else _PLAIN if x.noise is None else _NOISY
+    tile = _HEAD if O <= _FEW else _PLAIN if x.noise is None else _noisy_tile(J)
     grid = (triton.cdiv(J, tile.rows), triton.cdiv(B, tile.columns), L)
     _forward[grid](
         *_input_arguments(x), weight, C * weight.stride(0), x.num_inputs, bias,
@@ -226,7 +229,7 @@ def weight_grad(x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
     (G, O, B), L, I = grad.shape, x.num_lanes, x.num_inputs
     grad = grad.contiguous()
     J, unit = G // L * O, _unit(B)
-    tile = _HEAD_GRAD if O <= _FEW else _PLAIN_GRAD if x.noise is None else _NOISY_GRAD
+    tile = _HEAD_GRAD if O <= _FEW else _PLAIN_GRAD if x.noise is None else _noisy_tile(J)
     of_weight = torch.empty(G, O, I, device=grad.device)
     of_bias = torch.empty(G, O, device=grad.device)
     num_noise = 0 if x.noise is None else x.noise.num
