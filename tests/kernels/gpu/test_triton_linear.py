@@ -28,7 +28,7 @@ SIZES = [
     (2, 2, 5, 3, 1, 17, 5),
     (2, 2, 17, 153, 6, 33, 5),
     (1, 2, 171, 1, 3, 257, 9),
-    (2, 1, 5, 257, 0, 3, 171),
+    (1, 1, 5, 257, 0, 3, 171),
     (1, 2, 256, 0, 0, 12, 100),
 ]
 
@@ -103,14 +103,14 @@ def test_input_gradient_of_any_range_is_the_definition(
 
 
 def test_lane_has_the_same_bits_alone_and_among_others(device: torch.device) -> None:
-    sizes = (5, 2, 7, 61, 3, 40, 33)
+    sizes = (3, 2, 7, 41, 3, 40, 33)
     L, C, D, N, A, O, B = sizes
     x = layer_input(sizes, device, False)
     assert x.noise is not None and x.extra is not None
     noise = x.noise
     weight = torch.randn(L * C, O, D + N + A, device=device)
     bias, grad = torch.randn(L * C, O, device=device), torch.randn(L * C, O, B, device=device)
-    for lane in (0, 3):
+    for lane in (0, 2):
         one = slice(lane, lane + 1)
         alone = LayerInput(
             x.stored[one].clone(),

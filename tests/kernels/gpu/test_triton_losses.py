@@ -55,6 +55,7 @@ def test_slope_is_what_autograd_finds() -> None:
     torch.testing.assert_close(losses.squared_error_ref(q.detach(), target)[1], expected)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_value_that_is_no_number_stays_visible(device: torch.device) -> None:
     q = torch.ones(1, 2, 4, device=device)
     q[0, 0, 1] = q[0, 1, 2] = float("nan")

@@ -49,7 +49,7 @@ def test_updates_are_those_of_plain_torch(policy: str, device: torch.device) -> 
 
 
 class LargestTensor(TorchDispatchMode):
-    """The most elements of a tensor that an operator makes."""
+    """The most elements of a float tensor that an operator makes; the interpreter moves bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class LargestTensor(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
         for tensor in tree_flatten(outputs)[0]:
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.num_elements = max(self.num_elements, tensor.numel())
         return outputs
 
 
 def test_no_tensor_of_lanes_batch_and_features_is_ever_there(device: torch.device) -> None:
-    batch_size = 128
-    block = small_block("ANF-SAC", device, noise_fraction=0.98, batch_size=batch_size)
+    batch_size = 64
+    block = small_block("ANF-SAC", device, noise_fraction=0.95, batch_size=batch_size)
     L, F = len(block.lanes), block.features.num_features
     weights = max(math.prod(layer.shape) for layer in block.algorithm.critic.mlp.layers)
     assert weights < L * batch_size * F, "the weights are larger than what must not be there"
