@@ -41,11 +41,14 @@ class Graphs:
     """The graphs of a device, by key.
 
     Args:
-        capture: records a program.
+        make_capture: gives what records programs, anew whenever memory has moved.
     """
 
-    def __init__(self, capture: Capture):
-        self._capture = capture
+    def __init__(self, make_capture: Callable[[], Capture]):
+        self._make_capture = make_capture
+        self._capture = make_capture()
+        self.is_warm = False
+        """Whether any program was recorded yet; before, calls compile kernels and take long."""
         self._graphs: dict[Hashable, tuple[Graph, object]] = {}
         self._num_plain: dict[Hashable, int] = {}
         self._layout: Hashable = None
@@ -63,7 +66,7 @@ class Graphs:
         """
         if layout != self._layout:
             self._graphs.clear()
-            self._layout = layout
+            self._capture, self._layout = self._make_capture(), layout
         if key in self._graphs:
             graph, outputs = self._graphs[key]
             graph.replay()
@@ -73,13 +76,17 @@ class Graphs:
             return program()
         recorded: list[Outputs] = []
         graph = self._capture(lambda: recorded.append(program()))
-        self._graphs[key] = graph, recorded[0]
+        self._graphs[key], self.is_warm = (graph, recorded[0]), True
         graph.replay()
         return recorded[0]
 
 
 def cuda_capture() -> Capture:
-    """Captures CUDA graphs that share a pool of memory; they are replayed one after the other."""
+    """Captures CUDA graphs that share a pool of memory; they are replayed one after the other.
+
+    What is captured after the others are gone needs a capture of its own: tensors that they gave
+    may live on, and their pool with them.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def capture(program: Callable[[], None]) -> Graph:
@@ -94,4 +101,4 @@ def cuda_capture() -> Capture:
 
 def graphs_for(device: torch.device) -> Graphs | None:
     """Graphs where there are any: on CUDA."""
-    return Graphs(cuda_capture()) if device.type == "cuda" else None
+    return Graphs(cuda_capture) if device.type == "cuda" else None

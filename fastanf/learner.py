@@ -52,6 +52,11 @@ class Learner:
         # The number of updates as the device knows it, where the host does not say it each time.
         self._counter = torch.zeros((), dtype=torch.int64, device=rng.key.device)
 
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether the next update compiles kernels, which takes long."""
+        return self._graphs is not None and not self._graphs.is_warm
+
     def update_(self) -> None:
         """One update of every lane."""
         self.num_updates += 1

@@ -225,7 +225,12 @@ class _BlockRun:
         while self.step < last_step:
             self.stop.check()
             self.step += 1
+            is_warming_up = block.learner.is_warming_up
+            if is_warming_up:
+                self.progress.phase("compiling kernels")
             train_step_(block.collector, block.learner, self.step * E, schedule.updates_per_step)
+            if is_warming_up:
+                self.progress.phase("")
             meter.count(E)
             self.progress.update(self.lanes, self.step * E, meter.steps_per_s)
             evaluate_if_due()

@@ -40,7 +40,9 @@ def interpreted() -> Iterator[None]:
 def with_graphs(block: TrainingBlock) -> Recordings:
     """Let a block's updates be recorded and replayed."""
     recordings, old = Recordings(), block.learner
-    block.learner = Learner(old.algorithm, old.replay, old.rng, old.batch_size, Graphs(recordings))
+    block.learner = Learner(
+        old.algorithm, old.replay, old.rng, old.batch_size, Graphs(lambda: recordings)
+    )
     return recordings
 
 
@@ -154,7 +156,7 @@ def test_recording_of_stages_calls_every_operation() -> None:
 def test_replayed_acts_are_those_of_calls_to_the_bit(redraw: str) -> None:
     lanes = [make_lane("ANF-SAC", seed, noise_redraw=redraw) for seed in (0, 1)]
     recordings, actions = Recordings(), []
-    for graphs in (None, Graphs(recordings)):
+    for graphs in (None, Graphs(lambda: recordings)):
         block = make_block(lanes, NUM_RANDOM_STEPS)
         old = block.collector
         collector = Collector(old.simulator, old.algorithm, old.replay, old.rng, graphs=graphs)
