@@ -4,16 +4,23 @@
     python profiling/bench_kernels.py --op noise adam --lanes 1 8 --noise_fraction 0.9 0.99
     python profiling/bench_kernels.py --op hidden_linear hidden_csr_linear --impl native
     python profiling/bench_kernels.py --op linear csr_linear --sparsity 0 0.8 --compare HEAD~1
+    python profiling/bench_kernels.py --device cuda --impl triton reference --lanes 1 8 64 256
 
-Every combination of operation, implementation and sizes is a point (kernel_cases.py and
-layer_cases.py say what each computes); each is compared with its reference before it is timed. The
-layers are measured at several sparsities unless --sparsity names others: where the call_us of
+Every combination of operation, implementation and sizes is a point (kernel_cases.py, layer_cases.py
+and gpu_cases.py say what each computes); each is compared with its reference before it is timed.
+The layers are measured at several sparsities unless --sparsity names others: where the call_us of
 hidden_csr_linear falls below that of hidden_linear, csr becomes faster.
+
+On a GPU calls are recorded as a CUDA graph and replayed, as an update is: what the host needs to
+launch them is not in their time. They find their operands in the L2 cache if these fit. There,
+`triton` and `reference-tf32` multiply in TF32, `triton-float32` and `reference` in float32.
 
 * call_us: mean of a call in a round;
 * done_gflop_s, useful_gflop_s: operations by that time, those that the layout multiplies and those
   of active connections, the noise that is drawn included in both;
-* moved_gb_s: every operand counted once.
+* moved_gb_s: every operand counted once;
+* peak_gflop_s, tf32_peak_gflop_s, peak_gb_s: a large product and copy, between the rounds
+  (fastanf/peaks.py); the second on a GPU.
 """
 
 from __future__ import annotations
@@ -22,19 +29,26 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import benchmark
 import torch
 from benchmark import Figures, Point, Round
-from kernel_cases import OPERATIONS, Operation, Sizes, has_native
+from gpu_cases import GPU_OPERATIONS
+from kernel_cases import OPERATIONS, TRITON, Operation, Sizes, has_native
 from layer_cases import LAYER_OPERATIONS
 
 import envs
+from fastanf import kernels
 
-CASES: dict[str, Operation] = OPERATIONS | LAYER_OPERATIONS
+CASES: dict[str, Operation] = OPERATIONS | LAYER_OPERATIONS | GPU_OPERATIONS
 """Everything that can be measured, by name."""
 WARM_CALLS, CALLS_A_LOOK = 3, 4
+GPU_CALLS = 20
+"""Calls of one graph."""
+GPU_PRODUCT_SIZE = 8192
+"""Of the large product there: one of the usual size does not fill a GPU."""
+DEVICES = ("cpu", "cuda")
 
 
 class KernelBenchmark(benchmark.Benchmark):
@@ -62,11 +76,14 @@ class KernelBenchmark(benchmark.Benchmark):
             help="numbers of lanes [default 1 8]")  # fmt: skip
         add("--batch_size", type=benchmark.positive_int, nargs="+", default=[100], metavar="B",
             help="minibatch a lane [default 100]")  # fmt: skip
+        add("--device", choices=DEVICES, default="cpu", help="where [default cpu]")
 
     def points(self, arguments: argparse.Namespace, rest: list[str]) -> list[Point]:
         """Every combination."""
         for env in arguments.env:
             envs.validate(env)
+        self.device = arguments.device
+        _check_device(arguments)
         points = [dict(point) for point in _points(arguments)]
         if not points:
             raise ValueError(
@@ -75,7 +92,7 @@ class KernelBenchmark(benchmark.Benchmark):
             )
         for point in points:
             _check_sizes(point)
-        if "native" in arguments.impl and not has_native():
+        if any(point["impl"] == "native" for point in points) and not has_native():
             raise ValueError(
                 "--impl native must be built: install a C++17 compiler and reinstall fastanf, or "
                 "give --impl reference torch"
@@ -84,18 +101,26 @@ class KernelBenchmark(benchmark.Benchmark):
 
     def prepare(self, point: Point) -> Round:
         """The operation after its check and some calls."""
-        case = CASES[str(point["op"])].make(_sizes(point))
+        sizes = _sizes(point, self.device)
+        if self.device == "cuda":
+            kernels.use_precision("tf32" if sizes.is_tf32 else "float32")
+        case = CASES[str(point["op"])].make(sizes)
         case.check()
         for _ in range(WARM_CALLS):
             case.call()
+        call, calls_each = case.call, 1
+        if self.device == "cuda":
+            call, calls_each = _replayed(case.call), GPU_CALLS
 
         def measure(seconds: float) -> Figures:
             num_calls, start = 0, time.perf_counter()
             until = start + seconds
             while time.perf_counter() < until:
                 for _ in range(CALLS_A_LOOK):
-                    case.call()
-                num_calls += CALLS_A_LOOK
+                    call()
+                num_calls += CALLS_A_LOOK * calls_each
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
             call_s = (time.perf_counter() - start) / num_calls
             figures = {"call_us": call_s * 1e6}
             if case.done_flops:
@@ -111,14 +136,51 @@ class KernelBenchmark(benchmark.Benchmark):
         """A large sgemm and a large copy."""
         from fastanf.peaks import MEMORY_COPY_BYTES, copy_gb_s, sgemm_gflop_s
 
-        cpu = torch.device("cpu")
-        return {
-            "peak_gflop_s": sgemm_gflop_s(cpu),
-            "peak_gb_s": copy_gb_s(cpu, MEMORY_COPY_BYTES),
-        }
+        device = torch.device(self.device)
+        figures = {"peak_gb_s": copy_gb_s(device, MEMORY_COPY_BYTES)}
+        if device.type == "cpu":
+            return {"peak_gflop_s": sgemm_gflop_s(device)} | figures
+        for metric, precision in (("peak_gflop_s", "float32"), ("tf32_peak_gflop_s", "tf32")):
+            kernels.use_precision(precision)
+            figures[metric] = sgemm_gflop_s(device, GPU_PRODUCT_SIZE)
+        return figures
 
 
-_IMPLS = tuple(dict.fromkeys(impl for case in CASES.values() for impl in case.impls))
+def _replayed(call: Callable[[], object]) -> Callable[[], None]:
+    """`GPU_CALLS` calls as one CUDA graph.
+
+    Raises:
+        ValueError: they cannot be recorded.
+    """
+    from fastanf.graphs import cuda_capture
+
+    def calls() -> None:
+        for _ in range(GPU_CALLS):
+            call()
+
+    try:
+        return cuda_capture()(calls).replay
+    except RuntimeError as error:
+        raise ValueError(
+            f"--impl must be one whose calls can be recorded as a CUDA graph: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def _check_device(arguments: argparse.Namespace) -> None:
+    if arguments.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda must be there: torch finds no CUDA device")
+    if set(TRITON) & set(arguments.impl) and "cuda" not in kernels.TRITON:
+        raise ValueError(
+            "--impl triton must be installed: pip install triton, or give --impl reference"
+        )
+
+
+_IMPLS = tuple(
+    dict.fromkeys(impl for case in CASES.values() for impl in (*case.impls, *case.gpu_impls))
+)
 
 
 def _points(arguments: argparse.Namespace) -> Iterator[Point]:
@@ -130,20 +192,21 @@ def _points(arguments: argparse.Namespace) -> Iterator[Point]:
         if asked["noise_fraction"] is None or not case.has_features:
             values["noise_fraction"] = case.noise_fractions
         for sizes in itertools.product(*(dict.fromkeys(of_name) for of_name in values.values())):
-            for impl in case.impls:
+            for impl in case.impls if arguments.device == "cpu" else case.gpu_impls:
                 if impl in arguments.impl:
                     yield {"impl": impl, "op": op, **dict(zip(names, sizes, strict=True))}
 
 
-def _sizes(point: Point) -> Sizes:
-    return Sizes(**{name: value for name, value in point.items() if name != "op"})  # type: ignore
+def _sizes(point: Point, device: str) -> Sizes:
+    sizes = {name: value for name, value in point.items() if name != "op"}
+    return Sizes(**sizes, device=device)  # type: ignore
 
 
 def _check_sizes(point: Point) -> None:
     if "noise" in str(point["op"]) and point["noise_fraction"] == 0:
         raise ValueError(f"--noise_fraction must be above 0 for --op {point['op']}, got 0")
-    if point["op"] == "evolve" and point["sparsity"] == 0:
-        raise ValueError("--sparsity must be above 0 for --op evolve, got 0")
+    if point["op"] in ("evolve", "masked_evolve") and point["sparsity"] == 0:
+        raise ValueError(f"--sparsity must be above 0 for --op {point['op']}, got 0")
 
 
 def _share(text: str) -> float:

@@ -40,6 +40,7 @@ from typing import NamedTuple
 import benchmark
 import blocks
 import result_rows
+import stand_in
 import workers
 from bench_update import add_point_arguments, sweep_flags
 from benchmark import Figures, Point, Round
@@ -103,6 +104,11 @@ class TrainBenchmark(benchmark.Benchmark):
         described = blocks.parse_lanes(flags, num_seeds)
         lanes = [lane for of_policy in described.by_policy.values() for lane in of_policy]
         blocks.check_one_block(lanes, described.device, "measure")
+        if lanes[0].task.backend == stand_in.NAME:
+            raise ValueError(
+                f"--backend must be one that train.py has, got {stand_in.NAME}, which is for "
+                "bench_update.py and profile_update.py"
+            )
         schedule = lanes[0].schedule
         point = blocks.block_sizes(lanes, described.device)
         point["settings"] = f"{point['settings']} {_run_text(flags)}".strip()

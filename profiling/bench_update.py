@@ -3,16 +3,22 @@
     python profiling/bench_update.py --lanes 1 4 8 --policy ANF-SAC SAC --fake_features 0.9
     python profiling/bench_update.py --sweep batch_size=100,256 noise_fraction=0.8,0.9 --record
     python profiling/bench_update.py --compare HEAD~1
+    python profiling/bench_update.py --device cuda --backend stand_in --lanes 1 8 64 256
 
 Axes: L lanes, E environments per lane. Takes train.py's flags, `--lanes` and `--sweep`; every
 combination is a point of every policy: lanes of one policy make a block.
 
 * lane_updates_per_s: updates x L by the time of the updates alone;
 * env_steps_per_s: environment steps of all lanes by the time of steps and updates, as a run makes
-  them (updates_per_step), without evaluations;
+  them (updates_per_step), without evaluations. With `--backend stand_in` there is no simulator
+  (stand_in.py), and the figure says what is left without its time;
 * useful_gflop_s: floating-point operations of active connections (fastanf/workload.py) by the
   updates' time;
 * peak_gflop_s: a large sgemm on the same threads, between the points of each round.
+
+On a GPU both are measured in stretches of their own, whose end is waited for: updates that follow
+each other, as replays of the learner's CUDA graphs, which were captured before; then whole steps,
+whose updates overlap with the simulation as in a run.
 
 Before timing, lane 0 after three updates is compared between the points that differ in the number
 of lanes alone: to the bit on the CPU, in the mean on a GPU.
@@ -24,7 +30,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import benchmark
@@ -39,6 +45,8 @@ from fastanf.config import TrainConfig, train_option
 from fastanf.learner import keep_freed_memory
 
 WARM_STEPS, CHECK_UPDATES = 8, 3
+GPU_WARM_UPDATES = 48
+"""Beyond the capture of every kind of update, and a change of the topology or two."""
 GPU_TOLERANCE = 1e-5
 STAGE_SHARE = 0.3
 """Of a round's time, for the stages where they are asked for."""
@@ -110,6 +118,9 @@ class UpdateBenchmark(benchmark.Benchmark):
         work = self._works[_key(point)]
         block = blocks.make_block(work.lanes, work.device, work.num_threads)
         self._check_lane_zero(point, block)
+        if not is_on_cpu(block):
+            for _ in range(GPU_WARM_UPDATES):
+                block.learner.update_()
         return BlockRound(block, self._with_stages).measure
 
     def _check_lane_zero(self, point: Point, block: TrainingBlock) -> None:
@@ -208,32 +219,59 @@ class BlockRound:
 
     def measure(self, seconds: float) -> Figures:
         """Rates over that many seconds, and milliseconds of each stage where they are wanted."""
+        share = 1 - STAGE_SHARE if self.with_stages else 1.0
+        rates = self._rates if is_on_cpu(self.block) else self._gpu_rates
+        figures = rates(share * seconds)
+        return figures | (self._stages(STAGE_SHARE * seconds) if self.with_stages else {})
+
+    def _rates(self, seconds: float) -> Figures:
+        """Steps and updates in turn, the clock read between them."""
         update_s = whole_s = 0.0
         num_steps = 0
-        self._synchronize()
-        share = 1 - STAGE_SHARE if self.with_stages else 1.0
-        until = time.perf_counter() + share * seconds
+        until = time.perf_counter() + seconds
         while time.perf_counter() < until or num_steps < WARM_STEPS:
             start = time.perf_counter()
             self.block.collector.step_(0)
-            self._synchronize()
             middle = time.perf_counter()
             self._update_()
-            self._synchronize()
             end = time.perf_counter()
             update_s += end - middle
             whole_s += end - start
             num_steps += 1
-        L, E = len(self.block.lanes), self.block.replay.envs_per_lane
-        figures = {
-            "lane_updates_per_s": L * self.updates_per_step * num_steps / update_s,
-            "env_steps_per_s": L * E * num_steps / whole_s,
-        }
-        return figures | (self._stages(STAGE_SHARE * seconds) if self.with_stages else {})
+        return self._figures(num_steps / update_s, num_steps / whole_s)
 
-    def _synchronize(self) -> None:
-        if not is_on_cpu(self.block):
-            torch.cuda.synchronize(self.block.replay.obs.device)
+    def _gpu_rates(self, seconds: float) -> Figures:
+        """Two stretches, the clock read where all is done."""
+        # Here, because an earlier revision has no such function.
+        from fastanf.collect import train_step_
+
+        def step() -> None:
+            train_step_(self.block.collector, self.block.learner, 0, self.updates_per_step)
+
+        return self._figures(
+            self._per_s(self._update_, seconds / 2), self._per_s(step, seconds / 2)
+        )
+
+    def _per_s(self, work: Callable[[], None], seconds: float) -> float:
+        """Calls a second on the GPU, `WARM_STEPS` or more at a time without waiting for it."""
+        device, count = self.block.replay.obs.device, 0
+        torch.cuda.synchronize(device)
+        start = now = time.perf_counter()
+        while now < start + seconds:
+            for _ in range(WARM_STEPS):
+                work()
+            count += WARM_STEPS
+            torch.cuda.synchronize(device)
+            now = time.perf_counter()
+        return count / (now - start)
+
+    def _figures(self, updates_per_s: float, steps_per_s: float) -> Figures:
+        """Rates of all lanes, from those of `updates_per_step` updates and of whole steps."""
+        L, E = len(self.block.lanes), self.block.replay.envs_per_lane
+        return {
+            "lane_updates_per_s": L * self.updates_per_step * updates_per_s,
+            "env_steps_per_s": L * E * steps_per_s,
+        }
 
     def _update_(self) -> None:
         for _ in range(self.updates_per_step):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import stand_in
 import torch
 
 from envs.interface import EnvSpec
@@ -36,6 +37,8 @@ _OTHERWISE_SAID = {
 }  # fmt: skip
 """Settings that have a column, or none because an update's work does not depend on them."""
 
+stand_in.register()
+
 
 class Described(NamedTuple):
     """What train.py's flags say about lanes of one kind."""
@@ -48,7 +51,8 @@ class Described(NamedTuple):
 
 
 def parse_lanes(train_flags: Sequence[str], num_seeds: int) -> Described:
-    """The lanes that train.py's flags describe; --impl and --num_threads take effect.
+    """The lanes that train.py's flags describe; --impl, --matmul_precision and --num_threads take
+    effect.
 
     Args:
         train_flags: a number of seeds among them counts for nothing.
@@ -74,6 +78,8 @@ def parse_lanes(train_flags: Sequence[str], num_seeds: int) -> Described:
         by_policy.setdefault(lane.algorithm.policy, []).append(lane)
     if hasattr(kernels, "use"):  # an earlier revision takes no --impl
         kernels.use(study.run.impl)
+    if hasattr(kernels, "use_precision"):  # likewise
+        kernels.use_precision(study.run.matmul_precision)
     if study.run.num_threads:
         torch.set_num_threads(study.run.num_threads)
     device = torch.device(resolve_device(study.run.device))
@@ -231,10 +237,19 @@ def layout_text(lanes: Sequence[TrainConfig], device: torch.device) -> str:
     return "csr" if any("csr" in network for network in layouts) else "masked"
 
 
+def _implementation(device: torch.device) -> str:
+    """What computes on a device; on CUDA with the precision of its products."""
+    if device.type == "cpu":
+        return kernels.implementation()
+    if not hasattr(kernels, "TRITON"):  # an earlier revision
+        return "reference"
+    return f"{kernels.implementation(device.type)}-{kernels.PRECISION}"
+
+
 def block_sizes(lanes: Sequence[TrainConfig], device: torch.device) -> dict[str, str | int | float]:
     """What rows say about a block: its sizes, and the settings that its work depends on."""
     config = lanes[0]
-    computes = kernels.implementation() if device.type == "cpu" else "reference"
+    computes = _implementation(device)
     return {
         "impl": f"{layout_text(lanes, device)}/{computes}",
         "policies": "+".join(dict.fromkeys(lane.algorithm.policy for lane in lanes)),

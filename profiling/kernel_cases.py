@@ -31,6 +31,8 @@ from fastanf.sparse.topology import evolve_, num_to_drop
 C, H = 2, 256
 REPLAY_TRANSITIONS = 100_000
 DROP_FRACTION = 0.05
+TRITON = ("triton", "triton-float32")
+"""Implementations of Triton's kernels: products in TF32 and in float32."""
 # Normals agree within a few units in the last place of values up to 6; an optimizer's step is of
 # the size of the learning rate.
 NOISE_TOLERANCE, STEP_TOLERANCE = 5e-6, 1e-7
@@ -46,6 +48,22 @@ class Sizes:
     lanes: int
     batch_size: int
     impl: str
+    device: str = "cpu"
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether compiled kernels compute, native or Triton's, and not their reference."""
+        return self.impl == "native" or self.is_triton
+
+    @property
+    def is_triton(self) -> bool:
+        """Whether Triton's kernels compute, in one of the precisions."""
+        return self.impl in TRITON
+
+    @property
+    def is_tf32(self) -> bool:
+        """Whether products may round their factors to 10 bits behind the point."""
+        return self.impl in ("triton", "reference-tf32")
 
     @property
     def num_real(self) -> int:
@@ -124,12 +142,13 @@ def empirical_noise(sizes: Sizes) -> Case:
 
 def _noise(sizes: Sizes, quantiles: Tensor | None) -> Case:
     L, B, n = sizes.lanes, sizes.batch_size, sizes.num_features - sizes.num_real
-    key, std = keys(L), torch.ones(L)
-    row, out = keys(L, B), torch.empty(L, n, B)
-    native = sizes.impl == "native"
+    on = sizes.device
+    key, std = keys(L).to(on), torch.ones(L, device=on)
+    row, out = keys(L, B).to(on), torch.empty(L, n, B, device=on)
+    quantiles = None if quantiles is None else quantiles.to(on)
 
     def call() -> Tensor:
-        if native:
+        if sizes.is_fast:
             return noise_(out, key, row, 3, std, quantiles)
         return out.copy_(noise_ref(key, row, 3, n, std, quantiles))
 
@@ -148,10 +167,12 @@ class _Parameters:
 
     def __init__(self, sizes: Sizes):
         L, n = sizes.lanes, H * sizes.num_inputs
-        self.mask = exact_mask(L * C, (H, sizes.num_inputs), sizes.sparsity).view(L, C * n)
+        mask = exact_mask(L * C, (H, sizes.num_inputs), sizes.sparsity).view(L, C * n)
+        self.mask = mask.to(sizes.device)
         self.is_dense = bool(self.mask.all())
-        self.weight, self.grad = seeded(L, C * n) * self.mask, seeded(L, C * n) / 7
-        self.exp_avg, self.exp_avg_sq = torch.zeros(L, C * n), torch.zeros(L, C * n)
+        drawn = seeded(L, C * n).to(sizes.device)
+        self.weight, self.grad = drawn * self.mask, drawn / 7
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(drawn), torch.zeros_like(drawn)
         self.target = self.weight.clone()
         self.num_active = int(self.mask.sum())
 
@@ -163,11 +184,13 @@ class _Parameters:
 def adam(sizes: Sizes) -> Case:
     """MaskAdam of the critics' first layer, its target following."""
     p, L = _Parameters(sizes), sizes.lanes
-    rate, decay, tau = torch.full((L,), 1e-3), torch.full((L,), 2e-4), torch.full((L,), 5e-3)
+    rate, decay, tau = (torch.full((L,), x, device=sizes.device) for x in (1e-3, 2e-4, 5e-3))
     mask = None if p.is_dense else p.mask
+    # A graph reads the number of the step from the device.
+    number = 10 if sizes.device == "cpu" else torch.full((), 10, device=sizes.device)
 
     def step(function: Callable, weight: Tensor, m: Tensor, v: Tensor, target: Tensor) -> None:
-        function(weight, p.grad, m, v, 10, rate, decay, mask, target=target, tau=tau)
+        function(weight, p.grad, m, v, number, rate, decay, mask, target=target, tau=tau)
 
     def check() -> None:
         ours, reference = p.copy(), p.copy()
@@ -176,7 +199,7 @@ def adam(sizes: Sizes) -> Case:
         error = max(float((a - b).abs().max()) for a, b in zip(ours, reference, strict=True))
         require(error <= STEP_TOLERANCE, f"MaskAdam differs from its reference by {error:.1e}")
 
-    function = mask_adam_ if sizes.impl == "native" else mask_adam_ref_
+    function = mask_adam_ if sizes.is_fast else mask_adam_ref_
     flops, size = 15 + 3, p.weight.numel()
     return Case(
         lambda: step(function, p.weight, p.exp_avg, p.exp_avg_sq, p.target),
@@ -189,7 +212,7 @@ def adam(sizes: Sizes) -> Case:
 
 def polyak(sizes: Sizes) -> Case:
     """The target's step alone."""
-    p, tau = _Parameters(sizes), torch.full((sizes.lanes,), 5e-3)
+    p, tau = _Parameters(sizes), torch.full((sizes.lanes,), 5e-3, device=sizes.device)
     mask = None if p.is_dense else p.mask
     moved = p.grad * p.mask
 
@@ -200,7 +223,7 @@ def polyak(sizes: Sizes) -> Case:
         error = float((ours - reference).abs().max())
         require(error <= STEP_TOLERANCE, f"polyak differs from its reference by {error:.1e}")
 
-    function = polyak_ if sizes.impl == "native" else polyak_ref_
+    function = polyak_ if sizes.is_fast else polyak_ref_
     size = p.target.numel()
     return Case(
         lambda: function(p.target, moved, tau, mask=mask),
@@ -221,18 +244,20 @@ def sample(sizes: Sizes) -> Case:
     )
 
     L, D, A, B = sizes.lanes, sizes.num_real, sizes.num_actions, sizes.batch_size
-    replay = LaneReplay(L, REPLAY_TRANSITIONS, D, A)
+    on = torch.device(sizes.device)
+    replay = LaneReplay(L, REPLAY_TRANSITIONS, D, A, device=on)
     for tensor in (replay.obs, replay.action, replay.reward):
-        tensor.normal_(generator=torch.Generator().manual_seed(0))
+        tensor.normal_(generator=torch.Generator(on).manual_seed(0))
     replay.time = REPLAY_TRANSITIONS
     rings = Rings(
         replay.obs, replay.action, replay.reward, replay.not_terminated, replay.final_slot,
         replay.final_obs,
     )  # fmt: skip
-    gather = gather_transitions if sizes.impl == "native" else gather_transitions_ref
+    gather = gather_transitions if sizes.is_fast else gather_transitions_ref
     replay.transitions = lambda time, env: gather(rings, time, env)
-    rng = LaneRng(list(range(L)), torch.device("cpu"))
-    update = 0
+    rng = LaneRng(list(range(L)), on)
+    # Triton's kernel draws too, by a number on the device.
+    update = torch.zeros((), dtype=torch.int64, device=on) if sizes.is_triton else 0
 
     def call() -> object:
         nonlocal update
@@ -240,9 +265,9 @@ def sample(sizes: Sizes) -> Case:
         return replay.sample(rng, update, B)
 
     def check() -> None:
-        batch = replay.sample(rng, 0, B)
+        batch = replay.sample(rng, update, B)
         time = batch.obs_id // 2
-        lane = torch.arange(L).unsqueeze(1)
+        lane = torch.arange(L, device=on).unsqueeze(1)
         same = torch.equal(batch.obs, replay.obs[lane, time, 0])
         same = same and torch.equal(batch.next_obs, replay.obs[lane, time + 1, 0])
         same = same and torch.equal(batch.action, replay.action[lane, time, 0])
@@ -310,19 +335,21 @@ class Operation(NamedTuple):
     sparsities: tuple[float, ...] = (0.8,)
     has_features: bool = True
     """Whether its sizes depend on the task's features; else noise_fraction is 0."""
+    gpu_impls: tuple[str, ...] = ()
+    """The implementations on CUDA."""
 
 
-_BOTH = ("native", "reference")
+_BOTH, _ON_GPU = ("native", "reference"), ("triton", "reference")
 OPERATIONS = {
-    "noise": Operation(noise, _BOTH),
-    "empirical_noise": Operation(empirical_noise, _BOTH),
-    "adam": Operation(adam, _BOTH),
-    "polyak": Operation(polyak, _BOTH),
-    "sample": Operation(sample, _BOTH),
+    "noise": Operation(noise, _BOTH, gpu_impls=_ON_GPU),
+    "empirical_noise": Operation(empirical_noise, _BOTH, gpu_impls=_ON_GPU),
+    "adam": Operation(adam, _BOTH, gpu_impls=_ON_GPU),
+    "polyak": Operation(polyak, _BOTH, gpu_impls=_ON_GPU),
+    "sample": Operation(sample, _BOTH, gpu_impls=("triton",)),
     "evolve": Operation(evolve, ("torch",)),
     "csr_evolve": Operation(csr_evolve, ("native",)),
 }
-"""By name; layer_cases.py has those of the layers."""
+"""By name; layer_cases.py has those of the layers, gpu_cases.py those of a GPU alone."""
 
 
 def has_native() -> bool:

@@ -1,9 +1,10 @@
 """What an update asks of the device: operators called, kernels launched, and a trace to look at.
 
-Everything is read from one trace of torch's profiler (Chrome's trace format; Perfetto reads it, and
-TensorBoard's profiler plugin where the file's name ends in .pt.trace.json). On a GPU the trace also
-has every kernel with its time and occupancy, and the update is tried as a CUDA graph, whose replay
-shows what is left when launches cost nothing.
+Everything is read from traces of torch's profiler (Chrome's trace format; Perfetto reads it, and
+TensorBoard's profiler plugin where the file's name ends in .pt.trace.json). While stages are
+recorded an update is called operation by operation, on a GPU too; there the trace also has every
+kernel with its time and occupancy. As it trains, an update is a replay of the learner's CUDA graph:
+that is timed apart, and a trace of replays says how long the GPU waits between its kernels.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from fastanf.instrument import Recorder, Stage, clock_of
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler logs each start and stop on stderr
 
 NUM_TRACED_STEPS = 3
-_GRAPH_REPLAYS = 20
+_WARM_UPDATES, _TIMED_UPDATES, _TRACED_UPDATES = 24, 200, 20
+_GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+_NOT_CAPTURED = "not captured: "
 _US_PER_MS = 1000.0
 _MB = 1e6
 
@@ -158,32 +161,89 @@ def _occupancy(kernels: Sequence[Mapping[str, Any]]) -> float:
     return sum(us * share for us, share in known) / busy if busy else float("nan")
 
 
-def graph_replay_ms(block: TrainingBlock) -> float | str:
-    """Milliseconds of replaying one update as a CUDA graph, or why it cannot be captured.
+@dataclass(frozen=True)
+class Replays:
+    """What the GPU did while updates were replayed, per update."""
 
-    The replayed update repeats one minibatch, so it is for timing only; it leaves the block's
-    weights changed.
+    kernels: float
+    """Kernels of the graph, and of topology changes that follow it."""
+    busy_ms: float
+    """At least one kernel, copy or fill was running."""
+    idle_share: float
+    """Of the time from the first kernel's start to the last one's end, without the pauses between
+    updates; nan where nothing ran.
     """
+
+
+def count_replays(events: Sequence[Mapping[str, Any]], num_updates: int) -> Replays:
+    """Counts from the trace of that many updates of one block, with nothing else on the GPU.
+
+    The profiler slows the host down, so that the GPU may wait for the next update: the longest
+    pauses, one fewer than there are updates, are taken for those between them and left out.
+    """
+    works = sorted((e for e in events if e.get("cat") in _GPU_WORK), key=lambda e: e["ts"])
+    busy_us, pauses = 0.0, []
+    until = works[0]["ts"] if works else 0.0
+    for event in works:
+        start, end = event["ts"], event["ts"] + event["dur"]
+        if start > until:
+            pauses.append(start - until)
+        busy_us += max(0.0, end - max(start, until))
+        until = max(until, end)
+    waited_us = sum(sorted(pauses)[: max(0, len(pauses) - num_updates + 1)])
+    whole_us = busy_us + waited_us
+    return Replays(
+        sum(e["cat"] == "kernel" for e in works) / num_updates,
+        busy_us / num_updates / _US_PER_MS,
+        waited_us / whole_us if whole_us else float("nan"),
+    )
+
+
+def replays(block: TrainingBlock, device: torch.device) -> Replays:
+    """Trace updates as they train, replayed from the learner's graphs."""
+    _run_updates(block, device, _WARM_UPDATES)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            _run_updates(block, device, _TRACED_UPDATES)
+        profiler.export_chrome_trace(str(path))
+        return count_replays(read_events(path), _TRACED_UPDATES)
+
+
+def graph_replay_ms(block: TrainingBlock) -> float | str:
+    """Milliseconds of an update as it trains, replayed from the learner's own CUDA graphs, or why
+    there are none. Topology changes that fall due are in it.
+    """
+    if not block.algorithm.is_capturable:
+        return f"{_NOT_CAPTURED}the update asks the host, as csr layers do"
+    device = block.replay.obs.device
     try:
-        for _ in range(3):
-            block.learner.update_()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            block.learner.update_()
-        graph.replay()
-        torch.cuda.synchronize()
+        _run_updates(block, device, _WARM_UPDATES)
         start = time.perf_counter()
-        for _ in range(_GRAPH_REPLAYS):
-            graph.replay()
-        torch.cuda.synchronize()
+        _run_updates(block, device, _TIMED_UPDATES)
     except RuntimeError as error:
-        return f"not captured: {str(error).splitlines()[0]}"
-    return (time.perf_counter() - start) / _GRAPH_REPLAYS * 1e3
+        return f"{_NOT_CAPTURED}{str(error).splitlines()[0]}"
+    return (time.perf_counter() - start) / _TIMED_UPDATES * _US_PER_MS
 
 
-def launches_text(block: TrainingBlock, device: torch.device, update_ms: float) -> str:
-    """Lines on calls and launches; on a CPU they say that there is no GPU to ask."""
+def _run_updates(block: TrainingBlock, device: torch.device, count: int) -> None:
+    """That many updates one behind the other, and the end of the last."""
+    for _ in range(count):
+        block.learner.update_()
+    torch.cuda.synchronize(device)
+
+
+def launches_text(
+    block: TrainingBlock, device: torch.device, update_ms: float, replay: float | str | None
+) -> str:
+    """Lines on calls and launches; on a CPU they say that there is no GPU to ask.
+
+    Args:
+        block: trains on.
+        device: that it is on.
+        update_ms: of an update that is called operation by operation.
+        replay: `graph_replay_ms` on a GPU.
+    """
     counts = launches(block, device)
     lines = [
         f"Operators called: {counts.operators:.0f} an update.",
@@ -197,14 +257,16 @@ def launches_text(block: TrainingBlock, device: torch.device, update_ms: float) 
         f"{counts.occupancy:.0%}" if counts.occupancy == counts.occupancy else "not reported"
     )
     lines.append(
-        f"Kernels launched: {counts.kernels:.0f} an update, {counts.kernels_ms:.3f} ms of the "
-        f"{update_ms:.3f} ms; achieved occupancy {occupancy}."
+        f"Called one by one, as in the tables: {counts.kernels:.0f} kernels an update, "
+        f"{counts.kernels_ms:.3f} ms of the {update_ms:.3f} ms; achieved occupancy {occupancy}."
     )
-    replay = graph_replay_ms(block)
-    if isinstance(replay, str):
-        lines.append(f"CUDA graph: {replay}")
-    else:
-        lines.append(
-            f"CUDA graph: a replay takes {replay:.3f} ms, its kernels {counts.kernels_ms:.3f} ms."
-        )
+    if replay is None or isinstance(replay, str):
+        lines.append(f"CUDA graph: {replay}.")
+        return "\n".join(lines)
+    traced = replays(block, device)
+    lines.append(
+        f"CUDA graph, as it trains: an update takes {replay:.3f} ms, {update_ms / replay:.1f} "
+        f"times faster; {traced.kernels:.0f} kernels, {traced.busy_ms:.3f} ms of work, between "
+        f"which the GPU is idle {traced.idle_share:.0%} of the time."
+    )
     return "\n".join(lines)

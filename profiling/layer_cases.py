@@ -21,7 +21,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from kernel_cases import C, Case, H, Operation, Sizes, exact_mask, keys, require, seeded
+from kernel_cases import (
+    TRITON,
+    C,
+    Case,
+    H,
+    Operation,
+    Sizes,
+    exact_mask,
+    keys,
+    require,
+    seeded,
+)
 from torch import Tensor
 
 from fastanf.kernels.noise import noise_ref
@@ -31,6 +42,9 @@ if TYPE_CHECKING:
 
 # Products of up to 1706 terms in float32 against float64, by the largest value.
 PRODUCT_TOLERANCE = 2e-5
+# TF32 keeps 10 bits behind the point, rounded or cut off: 2^-10 of each factor, twice that of a
+# product, with room for sums in which the larger terms cancel.
+TF32_TOLERANCE = 2**-8
 NOISE_STREAM, RELU = 3, 0.0
 # As fastanf/workload.py counts them: a normal number, and bytes of a value and of an index.
 NORMAL_FLOPS, FLOAT_BYTES, INDEX_BYTES = 45, 4, 4
@@ -65,24 +79,27 @@ def _work(sizes: Sizes, is_first: bool) -> _Work:
     L, B = sizes.lanes, sizes.batch_size
     D, A = (sizes.num_real, sizes.num_actions) if is_first else (H, 0)
     num_noise = sizes.num_features - sizes.num_real if is_first else 0
-    mask = exact_mask(L * C, (H, D + num_noise + A), sizes.sparsity)
-    weight = seeded(*mask.shape) * mask
+    on = sizes.device
+    mask = exact_mask(L * C, (H, D + num_noise + A), sizes.sparsity).to(on)
+    weight = seeded(*mask.shape).to(on) * mask
     # Hidden units are shared by no critics: each has its own, as lanes of their own would.
     rows = L if is_first else L * C
     stored = seeded(rows, B, D).transpose(1, 2) if is_first else seeded(rows, D, B).relu()
-    extra = seeded(rows, A, B) if A else None
-    return _Work(D, num_noise, A, weight, mask, stored, extra, seeded(L * C, H, B))
+    extra = seeded(rows, A, B).to(on) if A else None
+    grad = seeded(L * C, H, B).to(on)
+    return _Work(D, num_noise, A, weight, mask, stored.to(on), extra, grad)
 
 
-def _inputs(work: _Work, is_native: bool) -> Callable[[], LayerInput]:
+def _inputs(work: _Work, is_fast: bool) -> Callable[[], LayerInput]:
     """Makes the layer's input anew at each call: plain torch draws noise and writes it out, the
     compiled kernels take the parts.
     """
     from fastanf.kernels.layer_input import LayerInput, Noise
 
     rows, n, B = work.stored.shape[0], work.num_noise, work.stored.shape[2]
-    key, row, std = keys(rows), keys(rows, B), torch.ones(rows)
-    if is_native or not n:
+    on = work.stored.device
+    key, row, std = keys(rows).to(on), keys(rows, B).to(on), torch.ones(rows, device=on)
+    if is_fast or not n:
         noise = Noise(key, row, NOISE_STREAM, n, std) if n else None
         return lambda: LayerInput(work.stored, noise, work.extra)
 
@@ -100,13 +117,14 @@ def _present(tensor: Tensor | None) -> list[Tensor]:
 def _case(sizes: Sizes, kind: str, is_csr: bool, is_first: bool) -> Case:
     from fastanf.kernels import csr, linear
 
-    work, is_native = _work(sizes, is_first), sizes.impl == "native"
-    make_input = _inputs(work, is_native)
-    bias = seeded(*work.weight.shape[:2])
+    work = _work(sizes, is_first)
+    make_input = _inputs(work, sizes.is_fast)
+    bias = seeded(*work.weight.shape[:2]).to(sizes.device)
     at = csr.Connections.of_mask(work.mask) if is_csr else None
     value = work.weight if at is None else at.from_dense(work.weight)
     activated = None if work.num_actions else work.stored
-    suffix = "" if is_native else "_ref"
+    suffix = "" if sizes.is_fast else "_ref"
+    tolerance = TF32_TOLERANCE if sizes.is_tf32 else PRODUCT_TOLERANCE
 
     def function(name: str) -> Callable:
         module = linear if at is None else csr
@@ -135,7 +153,7 @@ def _case(sizes: Sizes, kind: str, is_csr: bool, is_first: bool) -> Case:
             reference = at.from_dense(reference)
         ours = call()
         error = float((ours - reference).abs().max() / reference.abs().max())
-        require(error <= PRODUCT_TOLERANCE, f"{kind} differs from float64 by {error:.1e}")
+        require(error <= tolerance, f"{kind} differs from float64 by {error:.1e}")
 
     return Case(call, check, *_counts(kind, work, is_csr))
 
@@ -184,6 +202,7 @@ def _maker(kind: str, is_csr: bool, is_first: bool) -> Callable[[Sizes], Case]:
 
 _KINDS = {"linear": "forward", "weight_grad": "weight_grad", "input_grad": "input_grad"}
 _BOTH = ("native", "reference")
+_ON_GPU = (*TRITON, "reference", "reference-tf32")
 
 
 def _operations() -> dict[str, Operation]:
@@ -198,6 +217,7 @@ def _operations() -> dict[str, Operation]:
                     noise_fractions=(0.9, 0.99) if is_first else (0.0,),
                     sparsities=(0.8, 0.95) if is_first else (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9),
                     has_features=is_first,
+                    gpu_impls=() if is_csr else _ON_GPU,
                 )
     return operations
 

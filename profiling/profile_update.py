@@ -6,7 +6,9 @@
 Takes train.py's flags; lanes are dealt out evenly over several policies, which must train in one
 block (`--layout masked` where their layouts would differ). Prints two tables, the stages of one
 update and of one training step, each with its verdict (fastanf/stage_table.py defines the columns),
-and what the instruments cost. `--json` prints one object instead, `--record` appends rows to
+and what the instruments cost. On a GPU the stages are those of an update that is called operation
+by operation, by events in its stream; as it trains, an update is one CUDA graph, and what a replay
+of it takes stands below the tables. `--json` prints one object instead, `--record` appends rows to
 profiling/results/stages.csv.
 """
 
@@ -138,8 +140,11 @@ def _profile(own: argparse.Namespace, described: blocks.Described, block: Traini
     profile = stage_profile.profile_block(block, device, own.seconds)
     sizes = blocks.block_sizes(block.lanes, device)
     facts = result_rows.conditions(str(device))
-    rate = len(block.lanes) / profile.update.whole_ms * 1e3
-    calls = launches.launches_text(block, device, profile.update.whole_ms)
+    called_ms = profile.update.whole_ms
+    replay = launches.graph_replay_ms(block) if device.type == "cuda" else None
+    trains_ms = replay if isinstance(replay, float) else called_ms
+    rate = len(block.lanes) / trains_ms * 1e3
+    calls = launches.launches_text(block, device, called_ms, replay)
     title = _title(sizes)
     if own.json:
         print(json.dumps(stage_rows.as_json(profile, sizes, facts)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import bench_kernels
@@ -36,12 +37,68 @@ def small_replay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", [op for op in CASES if CASES[op].impls])
 def test_every_implementation_agrees_with_its_reference(op: str) -> None:
     for impl in CASES[op].impls:
         case = CASES[op].make(replace(SMALL, impl=impl))
         case.call()
         case.check()
+
+
+@pytest.fixture
+def triton() -> Iterator[str]:
+    """The type of device where Triton's kernels compute: interpreted, or on a GPU."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    before = kernels.NATIVE, kernels.TRITON, kernels.PRECISION
+    kernels.use("triton")
+    yield kernels.TRITON[0]
+    kernels.use_precision(before[2])
+    kernels.NATIVE, kernels.TRITON, kernels.PRECISION = before
+
+
+@pytest.mark.parametrize(
+    ("op", "impl"), [(op, impl) for op in CASES for impl in CASES[op].gpu_impls]
+)
+def test_every_implementation_on_a_gpu_agrees_with_its_reference(
+    op: str, impl: str, triton: str
+) -> None:
+    sizes = replace(SMALL, impl=impl, device=triton)
+    kernels.use_precision("tf32" if sizes.is_tf32 else "float32")
+    case = CASES[op].make(sizes)
+    case.check()
+    case.call()
+    case.check()
+
+
+def test_a_gpu_has_points_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "TRITON", ("cuda",))
+    bench = bench_kernels.KernelBenchmark()
+    argv = "--device cuda --op hidden_linear csr_linear masked_evolve --sparsity 0.8 --lanes 64"
+    own, rest = benchmark._parser(bench).parse_known_args(argv.split())
+    points = bench.points(own, rest)
+    products = ["triton", "triton-float32", "reference", "reference-tf32"]
+    assert [(p["op"], p["impl"]) for p in points] == [
+        *(("hidden_linear", impl) for impl in products),
+        ("masked_evolve", "triton"), ("masked_evolve", "reference"),
+    ]  # fmt: skip
+    assert bench.device == "cuda" and "device" not in points[0]
+
+
+@pytest.mark.parametrize(
+    ("op", "flops", "num_bytes"),
+    [
+        # 2 lanes, policies of 3 actions on 256 units, 3 rows.
+        ("head_linear", 2 * 2 * 3 * 6 * 256, 4 * 2 * (6 * 256 + 256 * 3 + 6 * 3)),
+        ("squash", 0, 4 * 2 * 3 * (6 + 2 * 3)),
+        ("masked_evolve", 0, 2 * 2 * 2 * 6400 * (4 * 4 + 1)),
+    ],
+)
+def test_operations_of_a_gpu_agree_with_a_count_by_hand(
+    op: str, flops: int, num_bytes: int
+) -> None:
+    case = CASES[op].make(SMALL)
+    assert (case.done_flops, case.moved_bytes) == (flops, num_bytes)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +234,9 @@ def test_points_are_the_combinations_that_there_are(
         ("--op noise --noise_fraction 0", "--noise_fraction must be above 0"),
         ("--op evolve --impl native", "--impl must be one that --op has"),
         ("--policy SAC", "--policy"),
+        ("--device cuda:3", "--device"),
+        ("--op csr_linear --impl triton", "--impl must be one that --op has"),
+        ("--op masked_evolve", "--impl must be one that --op has"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
@@ -186,6 +246,15 @@ def test_bad_input_is_refused_in_one_line(
         benchmark.main(bench_kernels.KernelBenchmark(), arguments.split())
     captured = capsys.readouterr()
     assert raised.value.code == 2 and captured.err.count("\n") == 1 and message in captured.err
+
+
+def test_a_gpu_that_is_missing_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        benchmark.main(bench_kernels.KernelBenchmark(), ["--device", "cuda"])
+    assert "torch finds no CUDA device" in capsys.readouterr().err
 
 
 def test_native_that_was_not_built_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import torch
 from bench_update import BlockRound, UpdateBenchmark
 
 import envs
+import fastanf.collect
 import fastanf.peaks
 from fastanf import kernels
 from fastanf.instrument import Stage
@@ -123,17 +125,42 @@ def test_rates_count_updates_of_all_lanes_and_steps_of_all_environments(monkeypa
     assert block.now == 160.0
 
 
-def test_on_a_gpu_the_clock_is_read_when_all_is_done(monkeypatch) -> None:
+def test_on_a_gpu_updates_and_steps_are_timed_apart_until_all_is_done(monkeypatch) -> None:
     events: list[str] = []
-    block = _FakeBlock(num_lanes=1, envs_per_lane=1, updates_per_step=2)
+    block = _FakeBlock(num_lanes=4, envs_per_lane=2, updates_per_step=5)
     block.replay.obs = SimpleNamespace(device=torch.device("cuda:0"))
-    block.collector.step_ = lambda _: (events.append("step"), block.pass_(1.0))
-    block.learner.update_ = lambda: (events.append("update"), block.pass_(1.0))
+
+    def update() -> None:
+        events.append("update")
+        block.pass_(1.0)
+
+    def step(collector: Any, learner: Any, num_learning_steps: int, num_updates: int) -> None:
+        assert (collector, learner) == (block.collector, block.learner) and num_updates == 5
+        events.append("step")
+        block.pass_(7.0)
+
+    block.learner.update_ = update
+    monkeypatch.setattr(fastanf.collect, "train_step_", step)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append(str(device)))
     monkeypatch.setattr(bench_update.time, "perf_counter", lambda: block.now)
-    BlockRound(cast(Any, block)).measure(3.0)
-    once = ["step", "cuda:0", "update", "update", "cuda:0"]
-    assert events == ["cuda:0", *(bench_update.WARM_STEPS * once)]
+    figures = BlockRound(cast(Any, block)).measure(4.0)
+    # Five updates take 5 s, a step with its own 7 s.
+    assert figures == {"lane_updates_per_s": 4.0, "env_steps_per_s": 4 * 2 / 7}
+    many = bench_update.WARM_STEPS
+    assert events == [
+        "cuda:0", *["update"] * 5 * many, "cuda:0", "cuda:0", *["step"] * many, "cuda:0",
+    ]  # fmt: skip
+
+
+def test_updates_are_measured_without_a_simulator(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    without = [*SMALL[4:], "--env", "Hopper-v3", "--backend", "stand_in", "--fake_features", "0.5"]
+    bench = UpdateBenchmark()
+    own, rest = benchmark._parser(bench).parse_known_args([*without, "--lanes", "2"])
+    (point,) = bench.points(own, rest)
+    assert (point["env"], point["backend"]) == ("Hopper-v3", "stand_in") and not bench.packages
+    figures = bench.prepare(point)(0.01)
+    assert figures["lane_updates_per_s"] > figures["env_steps_per_s"] > 0
 
 
 def test_lane_zero_may_differ_by_rounding_on_a_gpu_only() -> None:

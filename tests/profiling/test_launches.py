@@ -53,6 +53,46 @@ def test_kernels_count_where_they_were_launched_from() -> None:
     assert counts.occupancy == pytest.approx((3 * 0.5 + 1 * 0.9) / 4)
 
 
+def work(cat: str, start: float, end: float) -> dict[str, Any]:
+    return event(cat, "work", start, end - start, tid=7)
+
+
+def test_a_gpu_is_idle_where_nothing_of_a_replay_runs() -> None:
+    events = [
+        work("kernel", 0, 10),
+        work("kernel", 5, 12),  # at once on another stream
+        work("kernel", 14, 20),
+        work("gpu_memset", 21, 22),
+        work("kernel", 500, 516),  # the second update, after the host
+        work("gpu_memcpy", 517, 518),
+        work("kernel", 518, 520),
+        event("cuda_runtime", "cudaGraphLaunch", 480, 15),
+    ]
+    found = launches.count_replays(events, num_updates=2)
+    assert found.kernels == 5 / 2
+    assert found.busy_ms == pytest.approx((12 + 6 + 1 + 16 + 1 + 2) / 2 / 1000)
+    assert found.idle_share == pytest.approx((2 + 1 + 1) / (38 + 4))
+    assert math.isnan(launches.count_replays([], 1).idle_share)
+
+
+def test_an_update_that_asks_the_host_is_no_graph() -> None:
+    block = make_block([make_lane("ANF-SAC", 0, layout="csr")], 20)
+    assert str(launches.graph_replay_ms(block)).startswith("not captured: the update asks the host")
+
+
+def test_a_replay_is_an_update_of_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = make_block([make_lane("SAC", 0)], 20)
+    ends: list[int] = []
+    monkeypatch.setattr(
+        launches.torch.cuda, "synchronize", lambda _: ends.append(block.learner.num_updates)
+    )
+    monkeypatch.setattr(launches, "_TIMED_UPDATES", 5)
+    monkeypatch.setattr(launches.time, "perf_counter", lambda: float(block.learner.num_updates))
+    # Each update takes a second of this clock.
+    assert launches.graph_replay_ms(block) == 1000.0
+    assert ends == [launches._WARM_UPDATES, launches._WARM_UPDATES + 5]
+
+
 def test_a_trace_without_updates_counts_nothing() -> None:
     assert launches.count_launches(TWO_UPDATES[2:]).operators == 0
 
@@ -71,7 +111,7 @@ def test_a_trace_has_every_stage_as_a_range(tmp_path: Path, name: str) -> None:
 
 def test_without_a_gpu_the_lines_say_so() -> None:
     block = make_block([make_lane("SAC", 0)], 20)
-    text = launches.launches_text(block, CPU, 1.0)
+    text = launches.launches_text(block, CPU, 1.0, None)
     assert text.startswith("Operators called: ") and "not measured, the block is on a CPU" in text
 
 

@@ -36,23 +36,42 @@ class _Tile(NamedTuple):
     warps: int
 
 
-# Registers and shared memory of these, compiled for sm_90: profiling/gpu_code.py. None spills.
-_HEAD, _PLAIN = _Tile(16, 32, 64, 4), _Tile(64, 64, 32, 4)
-_HEAD_GRAD, _PLAIN_GRAD = _Tile(16, 64, 32, 4), _Tile(64, 64, 32, 4)
-_HEAD_INPUT_GRAD, _FEW_INPUTS_GRAD, _INPUT_GRAD = (
-    _Tile(64, 32, 16, 4),
-    _Tile(16, 32, 64, 4),
-    _Tile(64, 64, 32, 4),
-)
 _FEW = 48
 """Up to so many outputs a layer is a head: exact, because its result is a loss's or a policy's."""
 
 
-def _noisy_tile(num_outputs: int) -> _Tile:
-    """Every program of a lane that computes other outputs draws the same noise again, so there are
-    to be few. A tile of 256 x 32 takes 143 registers, one of 256 x 64 218.
-    """
-    return _Tile(min(256, max(64, triton.next_power_of_2(num_outputs))), 32, 32, 8)
+# profiling/gpu_code.py shows the registers and shared memory that these take on sm_90, where none
+# spills. Exact products keep both factors in registers, so they take shorter steps.
+
+
+def _product_tile(num_outputs: int, rows: int, is_noisy: bool) -> _Tile:
+    """Of a product with `num_outputs` rows a matrix, `rows` rows a lane."""
+    is_exact = _is_exact(num_outputs)
+    step = 16 if is_exact else 32
+    if num_outputs <= _FEW:
+        return _Tile(16, 32, step, 4) if is_noisy else _Tile(16, 32, 64, 4)
+    if not is_noisy:
+        return _Tile(64, 64, step, 4)
+    # Every program of a lane that computes other outputs draws the same noise again, so there are
+    # to be few. With TF32, 256 x 32 takes 143 registers, 256 x 64 218.
+    most = 128 if is_exact else 256
+    return _Tile(min(most, max(64, triton.next_power_of_2(rows))), 32, step, 8)
+
+
+def _input_grad_tile(num_outputs: int, num_inputs: int) -> _Tile:
+    if num_outputs <= _FEW:
+        return _Tile(64, 32, 16, 4)
+    if num_inputs <= _FEW:
+        return _Tile(16, 32, 64, 4)
+    return _Tile(64, 64, 16 if _is_exact(num_outputs) else 32, 4)
+
+
+def _is_exact(num_outputs: int) -> bool:
+    return num_outputs <= _FEW or kernels.PRECISION == "float32"
+
+
+def _precision(num_outputs: int) -> str:
+    return "ieee" if _is_exact(num_outputs) else "tf32"
 
 
 @triton.jit
@@ -212,7 +231,7 @@ def forward(x: LayerInput, weight: Tensor, bias: Tensor, slope: float) -> Tensor
     weight, bias = _copies_together(weight, C), _copies_together(bias, C)
     out = torch.empty(G, O, B, device=weight.device)
     J, unit = C * O, _unit(B)
-    tile = _HEAD if O <= _FEW else _PLAIN if x.noise is None else _noisy_tile(J)
+    tile = _product_tile(O, J, x.noise is not None)
     grid = (triton.cdiv(J, tile.rows), triton.cdiv(B, tile.columns), L)
     _forward[grid](
         *_input_arguments(x), weight, C * weight.stride(0), x.num_inputs, bias,
@@ -229,7 +248,7 @@ def weight_grad(x: LayerInput, grad: Tensor) -> tuple[Tensor, Tensor]:
     (G, O, B), L, I = grad.shape, x.num_lanes, x.num_inputs
     grad = grad.contiguous()
     J, unit = G // L * O, _unit(B)
-    tile = _HEAD_GRAD if O <= _FEW else _PLAIN_GRAD if x.noise is None else _noisy_tile(J)
+    tile = _product_tile(O, J, x.noise is not None)
     of_weight = torch.empty(G, O, I, device=grad.device)
     of_bias = torch.empty(G, O, device=grad.device)
     num_noise = 0 if x.noise is None else x.noise.num
@@ -250,7 +269,7 @@ def input_grad(
     (G, O, B), I = grad.shape, weight.shape[2]
     weight, grad = _rows_dense(weight), grad.contiguous()
     out = torch.empty(G, num, B, device=grad.device)
-    tile = _HEAD_INPUT_GRAD if O <= _FEW else _FEW_INPUTS_GRAD if num <= _FEW else _INPUT_GRAD
+    tile = _input_grad_tile(O, num)
     unit = _unit(B)
     if slope == 1:
         activated = None
@@ -273,11 +292,6 @@ def _stored_unit(x: LayerInput) -> int:
     """The same of the strides of the stored part."""
     lane, feature, _ = x.stored.stride()
     return 4 if lane % 4 == 0 and feature % 4 == 0 else 1
-
-
-def _precision(num_outputs: int) -> str:
-    is_exact = num_outputs <= _FEW or kernels.PRECISION == "float32"
-    return "ieee" if is_exact else "tf32"
 
 
 def _noise_kind(x: LayerInput) -> int:
