@@ -17,8 +17,9 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard fastanf/kernels/na
 train: $(VENV)/.installed
 	$(BIN)/python train.py $(DEMONSTRATION)
 
+# A process per core, each with one thread: threads of two processes would wait for each other.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
