@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastanf.final_slots import FinalSlots, time_of_slot
 from fastanf.kernels.replay_gather import (
     FAILED,
     NO_FINAL,
@@ -95,12 +96,7 @@ class LaneReplay:
         self.not_terminated = torch.zeros(L, T, E, dtype=torch.uint8, device=device)
         self.final_slot = torch.full((L, T, E), NO_FINAL, dtype=torch.int32, device=device)
         self.final_obs = torch.zeros(L, _FIRST_FINAL_SLOTS, num_features, device=device)
-        # Host-side bookkeeping of the side table: which slots are free, which the ring's time t
-        # still needs.
-        self._free_final: list[list[int]] = [
-            list(range(_FIRST_FINAL_SLOTS))[::-1] for _ in range(L)
-        ]
-        self._finals_at: dict[int, list[tuple[int, int]]] = {}
+        self._final_slots = FinalSlots(L, _FIRST_FINAL_SLOTS)
         self._failed_at: set[int] = set()  # times in the ring at which some lane's step failed
         self._is_under_way = False  # between `advance_` and `store_`
         # [L] uint8: lanes for whose minibatch the device found nothing sound.
@@ -192,8 +188,7 @@ class LaneReplay:
         assert not self._is_under_way
         self._is_under_way = True
         gone = self.time - self.num_slots
-        for lane, index in self._finals_at.pop(gone, ()):
-            self._free_final[lane].append(index)
+        self._final_slots.release_(gone)
         self._failed_at.discard(gone)
         self.time += 1
 
@@ -228,17 +223,15 @@ class LaneReplay:
         lanes, envs = done.nonzero(as_tuple=True)
         if len(lanes) == 0:
             return
-        pairs = [(lane, self._take_final_slot_(lane)) for lane in lanes.tolist()]
-        self._finals_at.setdefault(time, []).extend(pairs)
-        taken = torch.tensor([index for _, index in pairs])
+        taken = torch.tensor([self._take_final_slot_(lane, time) for lane in lanes.tolist()])
         lanes, envs, index = (self._to_device(numbers) for numbers in (lanes, envs, taken))
         self.final_obs[lanes, index] = obs[lanes, envs]
         self.final_slot[lanes, time % self.num_slots, envs] = index.to(torch.int32)
 
-    def _take_final_slot_(self, lane: int) -> int:
-        if not self._free_final[lane]:
+    def _take_final_slot_(self, lane: int, time: int) -> int:
+        if not self._final_slots.has_free(lane):
             self._grow_finals_()
-        return self._free_final[lane].pop()
+        return self._final_slots.take_(lane, time)
 
     def _to_device(self, host: Tensor) -> Tensor:
         return host.to(self.obs.device, non_blocking=True)
@@ -249,8 +242,7 @@ class LaneReplay:
         grown[:, :S] = self.final_obs
         self.final_obs = grown
         self.layout_version += 1
-        for free in self._free_final:
-            free[:0] = range(2 * S - 1, S - 1, -1)
+        self._final_slots.grow_(S, 2 * S)
 
     def sample(self, rng: LaneRng, update: int | Tensor, batch_size: int) -> Batch:
         """Draw a minibatch per lane, uniformly with replacement, each lane by its own random
@@ -384,21 +376,10 @@ class LaneReplay:
 
     def _restore_finals_(self) -> None:
         """What the host knows of `final_slot`."""
-        L, S, _ = self.final_obs.shape
-        used: list[set[int]] = [set() for _ in range(L)]
-        self._finals_at, self._failed_at = {}, set()
-        marked = self.final_slot.cpu()
-        lanes, slots, envs = (marked != NO_FINAL).nonzero(as_tuple=True)
-        indices = marked[lanes, slots, envs].tolist()
-        newest = (self.time - 1) % self.num_slots
-        for lane, slot, index in zip(lanes.tolist(), slots.tolist(), indices, strict=True):
-            time = self.time - 1 - (newest - slot) % self.num_slots
-            if index == FAILED:
-                self._failed_at.add(time)
-            else:
-                self._finals_at.setdefault(time, []).append((lane, index))
-                used[lane].add(index)
-        self._free_final = [[i for i in range(S - 1, -1, -1) if i not in taken] for taken in used]
+        marked, newest = self.final_slot.cpu(), self.time - 1
+        self._final_slots = FinalSlots.of_ring(marked, newest, self.final_obs.shape[1])
+        failed = (marked == FAILED).any(2).any(0).nonzero()[:, 0].tolist()
+        self._failed_at = {time_of_slot(slot, newest, self.num_slots) for slot in failed}
 
 
 def _nothing_sound(is_barren: Tensor) -> ValueError:
