@@ -21,7 +21,7 @@ from fastanf.activations import make_activation
 from fastanf.algorithms import ALGORITHMS, AlgorithmSettings
 from fastanf.collect import Collector
 from fastanf.config import TrainConfig
-from fastanf.evaluate import evaluate
+from fastanf.evaluate import Act, evaluate
 from fastanf.features import NoisyFeatures
 from fastanf.graphs import graphs_for
 from fastanf.grouping import simulator_options
@@ -140,6 +140,8 @@ class TrainingBlock:
         num_starts: int = 0,
         announce: Announce = _say_nothing,
     ):
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # Triton launches on the current one
         first = self.config = lanes[0]
         task, noise, schedule = first.task, first.noise, first.schedule
         self.lanes = list(lanes)
@@ -189,6 +191,7 @@ class TrainingBlock:
             first.algorithm.batch_size,
             graphs_for(device),
         )
+        self.eval_act = Act(self.algorithm, L, graphs_for(device))
         self.num_evaluations = 0
 
     @property
@@ -199,9 +202,7 @@ class TrainingBlock:
     def evaluate(self) -> np.ndarray:
         """[L, M] returns of deterministic episodes."""
         with stage(Stage.EVALUATION):
-            returns = evaluate(
-                self.eval_simulator, self.algorithm, len(self.lanes), self.num_evaluations
-            )
+            returns = evaluate(self.eval_simulator, self.eval_act, self.num_evaluations)
         self.num_evaluations += 1
         return returns.numpy()
 

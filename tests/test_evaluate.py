@@ -107,7 +107,7 @@ def test_noise_differs_between_steps_episodes_and_rounds(
 def test_a_round_is_repeated_by_its_number() -> None:
     blocks = [make_block(5, noise_fraction=0.7) for _ in range(3)]
     first, again, other = (
-        evaluate(block.eval_simulator, block.algorithm, len(SEEDS), round_index)
+        evaluate(block.eval_simulator, block.eval_act, round_index)
         for block, round_index in zip(blocks, (4, 4, 5), strict=True)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)

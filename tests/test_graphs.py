@@ -16,6 +16,7 @@ from torch import Tensor
 from fastanf import kernels
 from fastanf.block import TrainingBlock
 from fastanf.collect import Collector
+from fastanf.evaluate import Act
 from fastanf.graphs import Graphs
 from fastanf.learner import Learner
 from tests.helpers import make_block, make_lane
@@ -167,6 +168,17 @@ def test_replayed_acts_are_those_of_calls_to_the_bit(redraw: str) -> None:
         actions.append(block.replay.action)
     assert len(recordings.graphs) == 2
     assert torch.equal(*actions)
+
+
+def test_replayed_evaluations_are_those_of_calls_to_the_bit() -> None:
+    recordings, returns = Recordings(), []
+    for graphs in (None, Graphs(lambda: recordings)):
+        block = make_block([make_lane("ANF-SAC", seed) for seed in (0, 1)])
+        block.eval_act = Act(block.algorithm, 2, graphs)
+        returns += [block.evaluate(), block.evaluate()]
+    assert len(recordings.graphs) == 1
+    assert (returns[0] == returns[2]).all() and (returns[1] == returns[3]).all()
+    assert (returns[0] != returns[1]).any()
 
 
 def test_resumed_learner_draws_what_the_unbroken_one_draws() -> None:
