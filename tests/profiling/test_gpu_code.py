@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import blocks
+import gpu_bounds
 import gpu_code
 import pytest
 
@@ -121,14 +122,14 @@ def test_occupancy_of_hopper(
 def test_products_are_counted_from_their_arguments() -> None:
     arguments = {"num_units": 25, "UNIT": 4, "J": 512, "I": 176, "N": 153, "PRECISION": "tf32"}
     launch = SimpleNamespace(name="_forward", grid=(4, 2, 3), arguments=arguments)
-    found = gpu_code.product_of(cast(Any, launch))
+    found = gpu_bounds.product_of(cast(Any, launch))
     assert found is not None
     assert found.flops == 2 * 3 * 100 * 512 * 176
     assert found.noise_flops == NORMAL_FLOPS * 3 * 100 * 153 * 4
     assert found.is_tf32 and found.num_blocks == 24
     # The squashed Gaussian has kernels of the same names.
     other = SimpleNamespace(name="_forward", grid=(1, 3), arguments={"A": 6, "B": 100})
-    assert gpu_code.product_of(cast(Any, other)) is None
+    assert gpu_bounds.product_of(cast(Any, other)) is None
 
 
 @pytest.mark.parametrize(
