@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastanf import __main__ as commands
 from fastanf import cli, kernels, plan
@@ -68,6 +69,18 @@ def test_on_the_masked_layout_the_first_command_is_one_block() -> None:
     study = parse(f"{line} --impl reference")
     assert [len(block.lanes) for block in study.blocks] == [8]
     assert "layout: masked, because plain torch computes" in study.plan.text()
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float32"])
+def test_precision_of_products_is_taken_over(precision: str) -> None:
+    before = kernels.PRECISION
+    try:
+        kernels.use_precision({"tf32": "float32", "float32": "tf32"}[precision])
+        parse(f"--policy SAC --matmul_precision {precision}")
+        assert precision == kernels.PRECISION
+        assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
+    finally:
+        kernels.use_precision(before)
 
 
 def test_published_tutorial_commands_are_accepted() -> None:

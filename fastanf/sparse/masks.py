@@ -26,8 +26,8 @@ def is_looped(tensor: Tensor) -> bool:
     """Whether the host goes through the rows of this tensor, and may read what is in them.
 
     The other way sorts whole rows, where a partial selection among the eligible is enough: on one
-    thread of a Xeon, 47 ms where the loop takes 8 (smallest weights of 16 rows of 65,536, a fifth
-    active). A GPU would have to be waited for in each row.
+    thread of an AMD EPYC, 47 ms where the loop takes 8 (smallest weights of 16 rows of 65,536, a
+    fifth active). A GPU would have to be waited for in each row.
     """
     return tensor.device.type == "cpu" and not is_triton(tensor)
 

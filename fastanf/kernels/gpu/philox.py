@@ -15,6 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastanf.kernels.gpu.logarithm import split_log
+
 ROUNDS = tl.constexpr(7)
 
 
@@ -43,20 +45,10 @@ def uniform_of_bits(word):
 @triton.jit
 def box_muller(word1, word2, scale):
     """scale * sqrt(-2 ln u1) * (cos, sin)(2 pi u2) of two words."""
-    # ln u1: mantissa in [sqrt(1/2), sqrt(2)) and a minimax polynomial of log1p; u1 = t 2^-24 with
-    # an odd integer t, and the 24 leaves the exponent with sqrt(1/2) = 0x3F3504F3.
+    # u1 = t 2^-24 with an odd integer t.
     t = ((word1 >> 8) | 1).to(tl.int32).to(tl.float32)
-    shifted = t.to(tl.int32, bitcast=True) - (0x3F3504F3 + (24 << 23))
-    exponent = (shifted >> 23).to(tl.float32)
-    x = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
-    q = tl.fma(x, -0.174696822, 0.286150420)
-    q = tl.fma(q, x, -0.298359479)
-    q = tl.fma(q, x, 0.331410166)
-    q = tl.fma(q, x, -0.399241442)
-    q = tl.fma(q, x, 0.500035105)
-    q = tl.fma(q, x, -0.666679004)
-    q = tl.fma(q, x, 0.999999832)
-    minus_2_log = tl.fma(exponent, -1.38629436, x * tl.fma(x, q, -2.0))
+    exponent, minus_2_log_mantissa = split_log(t, 24)
+    minus_2_log = tl.fma(exponent, -1.38629436, minus_2_log_mantissa)
     radius = scale * tl.sqrt(minus_2_log)
     # 2 pi u2 = quadrant pi / 2 + angle, angle in [-pi / 4, pi / 4], exact in integers.
     turn = (word2 & 0xFFFFFF00) | 0x100

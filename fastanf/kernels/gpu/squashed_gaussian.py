@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastanf.kernels.gpu.logarithm import split_log
+
 if TYPE_CHECKING:
     from fastanf.kernels.squashed_gaussian import Squashing
 
@@ -51,18 +53,8 @@ def exponential(x):
 @triton.jit
 def log_one_plus(e):
     """ln(1 + e) for 0 <= e <= 1, to an absolute error of 1e-7."""
-    shifted = (1.0 + e).to(tl.int32, bitcast=True) - 0x3F3504F3  # sqrt(1/2)
-    exponent = (shifted >> 23).to(tl.float32)
-    x = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
-    # -2 log1p(x) = x (x q - 2), as in philox.py.
-    q = tl.fma(x, -0.174696822, 0.286150420)
-    q = tl.fma(q, x, -0.298359479)
-    q = tl.fma(q, x, 0.331410166)
-    q = tl.fma(q, x, -0.399241442)
-    q = tl.fma(q, x, 0.500035105)
-    q = tl.fma(q, x, -0.666679004)
-    q = tl.fma(q, x, 0.999999832)
-    return tl.fma(exponent, 0.693147181, -0.5 * (x * tl.fma(x, q, -2.0)))
+    exponent, minus_2_log_mantissa = split_log(1.0 + e, 0)
+    return tl.fma(exponent, 0.693147181, -0.5 * minus_2_log_mantissa)
 
 
 @triton.jit
