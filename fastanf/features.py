@@ -125,6 +125,14 @@ class NoisyFeatures:
             return is_real.expand(self.std.shape[0], -1)
         return self.source[:, -1] < self.num_real
 
+    def places(self) -> Tensor:
+        """[L, F] int64: the place at which each feature stands in the newest order, the D real
+        features first.
+        """
+        if self.source is None:
+            return self.count_to(self.num_features).expand(self.std.shape[0], -1)
+        return self.source[:, -1].argsort(1)
+
     def permute_(self, lanes: Tensor, time: int) -> None:
         """Let the features of some lanes change places from `time` on.
 

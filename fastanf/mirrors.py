@@ -12,7 +12,15 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from fastanf.rows import AnyRow, EvaluationRow, ProfileRow, TopologyRow, TrainingRow, columns
+from fastanf.rows import (
+    AnyRow,
+    EvaluationRow,
+    FeatureRow,
+    ProfileRow,
+    TopologyRow,
+    TrainingRow,
+    columns,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +126,8 @@ def _scalars(row: AnyRow) -> dict[str, float]:
         return {f"{stage}_ms": row.mean_ms, f"{stage}_share": row.share}
     if isinstance(row, TopologyRow):
         prefix, names = f"topology/{row.network}_{row.layer}/", ("active", "precision")
+    elif isinstance(row, FeatureRow):
+        prefix, names = f"features/{row.network}/", ("real_weight", "noise_weight")
     else:
         prefix, names = (
             "train/",

@@ -81,6 +81,12 @@ class StackedMLP:
         layers = [layer.frozen(copy, num_copies) for layer in self.layers]
         return StackedMLP(layers, self.activation, activation_parameters)
 
+    def input_weight(self) -> Tensor:
+        """[G, H, I] weights with which the first layer takes its inputs, zero where no connection
+        is; without a gradient.
+        """
+        return self.layers[0].to_dense()
+
     def parameters(self) -> Iterator[Parameter]:
         """Every trained tensor, layer by layer."""
         for index, layer in enumerate(self.layers):

@@ -5,6 +5,7 @@
     eval.csv        one row a lane and evaluation           (EvaluationRow)
     train.csv       one row a lane and training interval    (TrainingRow)
     topology.csv    one row a lane, network, layer and step (TopologyRow)
+    features.csv    one row a lane, network and evaluation  (FeatureRow)
     stages.csv      one row a stage and interval, with --profile (ProfileRow)
     tb/             TensorBoard events, one sub-folder a lane
 
@@ -30,6 +31,7 @@ from fastanf.rows import (
     PROFILED_FILES,
     AnyRow,
     EvaluationRow,
+    FeatureRow,
     ProfileRow,
     TopologyRow,
     TrainingRow,
@@ -148,6 +150,10 @@ class RunFolder:
 
     def append_topology(self, rows: Iterable[TopologyRow]) -> None:
         """Appends to topology.csv, as `append_evaluation`."""
+        self._append(list(rows))
+
+    def append_features(self, rows: Iterable[FeatureRow]) -> None:
+        """Appends to features.csv, as `append_evaluation`."""
         self._append(list(rows))
 
     def append_profile(self, rows: Iterable[ProfileRow]) -> None:

@@ -3,6 +3,7 @@
     eval.csv        one row a lane and evaluation           (EvaluationRow)
     train.csv       one row a lane and training interval    (TrainingRow)
     topology.csv    one row a lane, network, layer and step (TopologyRow)
+    features.csv    one row a lane, network and evaluation  (FeatureRow)
     stages.csv      one row a block, stage and training interval, with --profile (ProfileRow)
     lanes.csv       one row a lane, every field of its configuration
 
@@ -91,6 +92,34 @@ class TopologyRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """What one network's first layer makes of each feature, whatever its place in the input.
+
+    `network` is as in a TopologyRow. `real_weight` and `noise_weight` are the mean |weight| of a
+    real and of a noise feature over the hidden units, with zeros where no connection is; nan
+    without such features. `connections` counts each feature's active connections, in words
+    separated by blanks: the `num_real` real features in the order of the task, then noise features
+    up to `MAX_NOISE_FEATURES`; the identity of a feature counts, not where a permutation has put
+    it. It is empty where the layer is dense.
+    """
+
+    lane: int
+    step: int
+    updates: int
+    network: str
+    num_real: int
+    num_features: int
+    real_weight: float = NAN
+    noise_weight: float = NAN
+    connections: str = ""
+
+
+MAX_NOISE_FEATURES = 256
+"""Noise features that are recorded one by one. They are exchangeable, so that the first ones stand
+for all; the totals are in topology.csv."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProfileRow:
     """One stage of a block's updates or training steps since the row before (stage_table.py).
 
@@ -139,17 +168,19 @@ else:
     )
     ProfiledTrainingRow.__doc__ = "A TrainingRow of a profiled run, with its block's stages."
 
-Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow, ProfileRow)
-AnyRow = EvaluationRow | TrainingRow | TopologyRow | ProfileRow
+Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow, FeatureRow, ProfileRow)
+AnyRow = EvaluationRow | TrainingRow | TopologyRow | FeatureRow | ProfileRow
 FILES: dict[type, str] = {
     EvaluationRow: "eval.csv",
     TrainingRow: "train.csv",
     TopologyRow: "topology.csv",
+    FeatureRow: "features.csv",
 }
 PROFILED_FILES: dict[type, str] = {
     EvaluationRow: "eval.csv",
     ProfiledTrainingRow: "train.csv",
     TopologyRow: "topology.csv",
+    FeatureRow: "features.csv",
     ProfileRow: "stages.csv",
 }
 """The tables of a run with --profile."""
@@ -179,6 +210,12 @@ def read_training(path: str | Path) -> list[TrainingRow]:
 def read_topology(path: str | Path) -> list[TopologyRow]:
     """The rows of topology.csv, as `read_evaluations`."""
     return _read(path, TopologyRow)
+
+
+def read_features(path: str | Path) -> list[FeatureRow]:
+    """The rows of features.csv, as `read_evaluations`; none for a run older than this table."""
+    file = _file(path, FILES[FeatureRow])
+    return _read(file, FeatureRow) if file.exists() else []
 
 
 def read_profile(path: str | Path) -> list[ProfileRow]:

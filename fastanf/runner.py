@@ -20,6 +20,7 @@ from fastanf.block import TrainingBlock
 from fastanf.collect import train_step_
 from fastanf.config import TrainConfig
 from fastanf.curves import learning_curve_png
+from fastanf.feature_records import feature_rows
 from fastanf.final_table import final_table
 from fastanf.instrument import end_frame, skip_frame
 from fastanf.learner import keep_freed_memory
@@ -254,6 +255,7 @@ class _BlockRun:
             recording.training_rows(block, self.lanes, step, updates, meter.take(), stages)
         )
         self.folder.append_topology(recording.topology_rows(block, self.lanes, step, updates))
+        self.folder.append_features(feature_rows(block, self.lanes, step, updates))
         self.folder.append_evaluation(rows)
         self.evaluated_step = self.step
         for row in rows:

@@ -234,7 +234,7 @@ def test_a_run_has_the_same_records_and_is_resumed(
     monkeypatch.setattr(runner.StopSignals, "check", stop)
     assert train(tmp_path / "overlapped") == 0
     assert 60 < num_early < 120
-    for name in ("eval.csv", "train.csv", "topology.csv"):
+    for name in ("eval.csv", "train.csv", "topology.csv", "features.csv"):
         rows = [rows_of(tmp_path / run, name) for run in ("strict", "overlapped")]
         assert rows[0] == rows[1] and len(rows[0]) >= 2 * 3
     assert train(tmp_path / "broken") == runner.EXIT_INTERRUPTED

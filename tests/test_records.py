@@ -16,9 +16,11 @@ import torch
 from fastanf import provenance, records
 from fastanf.records import RunFolder
 from fastanf.rows import (
+    FeatureRow,
     TopologyRow,
     TrainingRow,
     read_evaluations,
+    read_features,
     read_lanes,
     read_topology,
     read_training,
@@ -38,6 +40,7 @@ def test_new_folder_holds_manifest_and_tables_only(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert names_in(run.path) == [
         "eval.csv",
+        "features.csv",
         "lanes.csv",
         "manifest.json",
         "topology.csv",
@@ -64,12 +67,15 @@ def test_rows_read_back_equal(tmp_path: Path) -> None:
     ]
     training = [TrainingRow(0, 10, 10, critic_loss=1e-9, q_mean=math.inf)]
     topology = [TopologyRow(1, 10, 2, "critic2", 0, 8704, 0.2, 17, 153, 0.1)]
+    features = [FeatureRow(1, 10, 2, "critic2", 2, 4, 0.5, 0.25, "3 0 1 2")]
     run.append_evaluation(evaluations)
     run.append_training(training)
     run.append_topology(topology)
+    run.append_features(features)
     assert read_evaluations(run.path) == evaluations
     assert read_evaluations(run.path / "eval.csv") == evaluations
     assert read_topology(run.path) == topology
+    assert read_features(run.path) == features
     (row,) = read_training(run.path)
     assert (row.critic_loss, row.q_mean) == (1e-9, math.inf)
     assert math.isnan(row.temperature)

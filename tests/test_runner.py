@@ -100,8 +100,8 @@ def test_a_run_leaves_a_whole_folder(
     # Two tasks are two blocks.
     assert train(path, env=BOTH, tensorboard="true") == 0
     assert {file.name for file in path.iterdir()} == {
-        "manifest.json", "lanes.csv", "eval.csv", "train.csv", "topology.csv", "tb",
-        "checkpoints", "learning_curve.png",
+        "manifest.json", "lanes.csv", "eval.csv", "train.csv", "topology.csv", "features.csv",
+        "tb", "checkpoints", "learning_curve.png",
     }  # fmt: skip
     assert (path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert status_of(path) == "finished"
