@@ -40,7 +40,7 @@ from fastanf.simulator import (
 from fastanf.sparse.evolution import TopologySettings
 
 # What a simulator's row seeds are for, so that training and evaluation never share a world.
-_TRAIN_ENVS, _EVAL_ENVS = 0, 1
+TRAIN_ENVS, EVAL_ENVS = 0, 1
 
 
 def algorithm_settings(
@@ -63,6 +63,18 @@ def algorithm_settings(
         for i in (0, 1)
     )
     layouts = block_layouts(lanes, networks, device.type)
+    topologies = [
+        TopologySettings(
+            topology=[lane[i].topology for lane in networks],
+            drop_fraction=column("drop_fraction"),
+            drop_schedule=column("drop_schedule"),
+            period=column("topology_period"),
+            end_share=column("topology_end"),
+            new_weights=column("new_weights"),
+            num_updates=first.num_updates,
+        )
+        for i in (0, 1)
+    ]
     optimizers = column("optimizer")
     return AlgorithmSettings(
         num_features=num_features(spec.num_features, first.noise.noise_fraction),
@@ -78,15 +90,13 @@ def algorithm_settings(
         critic_active=critic_active,
         actor_layouts=layouts[0],
         critic_layouts=layouts[1],
-        topology=TopologySettings(
-            topology=column("topology"),
-            drop_fraction=column("drop_fraction"),
-            period=column("topology_period"),
-            new_weights=column("new_weights"),
-        ),
+        actor_topology=topologies[0],
+        critic_topology=topologies[1],
         learning_rate=numbers("learning_rate"),
         weight_decay=numbers("weight_decay"),
         mask_moments=torch.tensor([name == "MaskAdam" for name in optimizers], device=device),
+        input_l1=numbers("input_l1"),
+        input_group_lasso=numbers("input_group_lasso"),
         discount=numbers("discount"),
         tau=numbers("tau"),
         target_period=column("target_period"),
@@ -96,6 +106,8 @@ def algorithm_settings(
         target_noise=numbers("target_noise"),
         target_noise_clip=numbers("target_noise_clip"),
         exploration_noise=numbers("exploration_noise"),
+        layer_norm=first.network.layer_norm,
+        input_gate=first.network.input_gate,
         use_sgd=optimizers[0] == "SGD",
         trim_targets=first.sparsity.target_sparsity == "trim",
     )
@@ -159,7 +171,7 @@ class TrainingBlock:
             compile_aloud(env, announce)
             return env
 
-        self.env, self.eval_env = make_env(E, _TRAIN_ENVS), make_env(M, _EVAL_ENVS)
+        self.env, self.eval_env = make_env(E, TRAIN_ENVS), make_env(M, EVAL_ENVS)
         self.eval_simulator = on_device(self.eval_env, device)
         spec = self.env.spec
         settings = algorithm_settings(lanes, spec, device)
@@ -171,6 +183,7 @@ class TrainingBlock:
             noise.noise_redraw,
             _quantiles(first, device),
             noise.permute_replay,
+            noise.normalize_observations,
         )
         self.algorithm = ALGORITHMS[first.algorithm.algorithm](settings, self.features, self.rng)
         self.replay = LaneReplay(

@@ -19,6 +19,11 @@ from torch import Tensor
 FORMAT = 1
 
 
+def block_path(run_dir: str | Path, index: int) -> Path:
+    """Where a run keeps the checkpoint of one of its blocks."""
+    return Path(run_dir) / "checkpoints" / f"block{index}"
+
+
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write a checkpoint folder, replacing the one that stands there.
 
@@ -52,18 +57,39 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     Raises:
         ValueError: a file is missing, damaged or of another format.
     """
-    if not path.exists():
-        path = path.with_name(path.name + ".old")
-        if not path.exists():
-            return None
+    standing = standing_path(path)
+    if standing is None:
+        return None
+    state = _state(standing)
+    try:
+        return load_file(standing / "tensors.safetensors"), state
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"checkpoint {standing} cannot be read: {error}") from error
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """The counters of a checkpoint folder without its tensors; None where there is none.
+
+    Raises:
+        ValueError: the file is missing, damaged or of another format.
+    """
+    standing = standing_path(path)
+    return None if standing is None else _state(standing)
+
+
+def standing_path(path: Path) -> Path | None:
+    """The folder to read: where a crash came between the two renames of `save`, the previous."""
+    return next((p for p in (path, path.with_name(path.name + ".old")) if p.exists()), None)
+
+
+def _state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text())
-        tensors = load_file(path / "tensors.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"checkpoint {path} has an unknown format; this version reads {FORMAT}")
-    return tensors, state
+    return state
 
 
 def _flush(path: Path) -> None:

@@ -96,6 +96,7 @@ class Collector:
 
     def random_step_(self) -> None:
         """One step of every environment with actions drawn uniformly from the action range."""
+        self._observe_(self.replay.time)
         shape = (self.envs_per_lane, len(self._low))
         uniform = self.rng.uniform(Stream.RANDOM_ACTION, self.replay.time, shape)
         self._hand_over_(self._low + uniform * (self._high - self._low))
@@ -113,16 +114,27 @@ class Collector:
     def begin_(self) -> None:
         """The first half of a step: act, and hand the actions to the simulator.
 
-        The replay's time is the one after the step from here on.
+        The replay's time is the one after the step from here on. What the features' statistics
+        count, they count here: updates see the same ones before and after `finish_`.
         """
         replay = self.replay
         with stage(Stage.ACT):
             if self._graphs is None:
-                action = self.explore(replay.time if self._is_on_host else replay.clock)
+                action = self._act_(replay.time if self._is_on_host else replay.clock)
             else:
                 layout = replay.layout_version, self.features.layout_version
-                action = self._graphs.run("act", layout, lambda: self.explore(replay.clock))
+                action = self._graphs.run("act", layout, lambda: self._act_(replay.clock))
             self._hand_over_(action)
+
+    def _act_(self, time: int | Tensor) -> Tensor:
+        self._observe_(time)
+        return self.explore(time)
+
+    def _observe_(self, time: int | Tensor) -> None:
+        if self.features.statistics is None:
+            return
+        rows, stream = self._rows(time)
+        self.features.observe_(self.replay.observations(time), rows, stream)
 
     def explore(self, time: int | Tensor) -> Tensor:
         """Exploring actions [L, E, A] on the newest observations.
@@ -131,15 +143,17 @@ class Collector:
             time: theirs. As the replay's clock it is not read by the host, and nothing else that
                 is changes from step to step, so that a CUDA graph can be made of this.
         """
-        replay = self.replay
-        if self.features.redraws_per_call:
-            stream = Stream.COLLECT_FEATURES
-            rows = time * self.envs_per_lane + torch.arange(self.envs_per_lane, device=self.device)
-            rows = rows.expand(self.num_lanes, -1)
-        else:
-            stream, rows = Stream.STEP_FEATURES, replay.newest_id(time)
-        x = self.features.draw(fill_rows(replay.observations(time)), fill_rows(rows), stream)
+        rows, stream = self._rows(time)
+        obs = self.replay.observations(time)
+        x = self.features.draw(fill_rows(obs), fill_rows(rows), stream)
         return self.algorithm.explore(x, time)[:, : self.envs_per_lane]
+
+    def _rows(self, time: int | Tensor) -> tuple[Tensor, Stream]:
+        """[L, E] rows of the noise that is shown with the newest observations, and their stream."""
+        if not self.features.redraws_per_call:
+            return self.replay.newest_id(time), Stream.STEP_FEATURES
+        rows = time * self.envs_per_lane + torch.arange(self.envs_per_lane, device=self.device)
+        return rows.expand(self.num_lanes, -1), Stream.COLLECT_FEATURES
 
     def _hand_over_(self, action: Tensor) -> None:
         self._action = action

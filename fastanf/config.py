@@ -77,6 +77,12 @@ class TrainConfig:
             self.schedule.start_timesteps + self.schedule.max_timesteps,
         )
 
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run: each lock step of a lane's environments makes as many."""
+        lock_steps = -(-self.schedule.max_timesteps // self.task.envs_per_lane)
+        return lock_steps * self.schedule.updates_per_step
+
 
 _GROUPS: dict[str, type] = {
     "task": TaskConfig,
@@ -155,6 +161,16 @@ def check_together(config: TrainConfig) -> None:
         raise ValueError(
             f"mjx_impl {config.task.mjx_impl} needs backend mjx, got {config.task.backend}"
         )
+    sparsity = config.sparsity
+    if (
+        has_sparsity(config)
+        and sparsity.topology != "static"
+        and {sparsity.sparse_networks, sparsity.evolving_networks} == {"actor", "critic"}
+    ):
+        raise ValueError(
+            f"evolving_networks must be both or {sparsity.sparse_networks} with sparse_networks "
+            f"{sparsity.sparse_networks}, got {sparsity.evolving_networks!r}"
+        )
     obstacle = csr_obstacle(config)
     if config.sparsity.layout == "csr" and has_sparsity(config) and obstacle:
         raise ValueError(
@@ -169,12 +185,25 @@ def csr_obstacle(config: TrainConfig) -> str | None:
         return "target_sparsity trim"
     if optimizer == "Adam" and sparsity.topology != "static":
         return "optimizer Adam and a topology that changes"
+    if sparsity.topology in ("rigl", "pruning"):
+        return f"topology {sparsity.topology}"
+    if config.network.input_gate:
+        return "input_gate true"
+    if config.optimizer.input_group_lasso:
+        return f"input_group_lasso {config.optimizer.input_group_lasso:g}"
     return None
 
 
 def has_sparsity(config: TrainConfig) -> bool:
     """Whether any connection of the lane is inactive."""
     return bool(config.sparsity.global_sparsity or config.sparsity.input_layer_sparsity)
+
+
+_REPLACEMENT = {"drop_fraction", "drop_schedule", "new_weights"}
+_IDLE_OF_TOPOLOGY = {
+    "static": {*_REPLACEMENT, "topology_period", "topology_end", "evolving_networks"},
+    "pruning": _REPLACEMENT,
+}
 
 
 def idle_names(config: TrainConfig) -> frozenset[str]:
@@ -190,8 +219,7 @@ def idle_names(config: TrainConfig) -> frozenset[str]:
         idle |= set(read_options_once(SparsityConfig)) - {"global_sparsity", "input_layer_sparsity"}
     if not config.sparsity.global_sparsity:
         idle |= {"sparsity_distribution", "sparse_output_layer"}
-    if config.sparsity.topology == "static":
-        idle |= {"drop_fraction", "topology_period", "new_weights"}
+    idle |= _IDLE_OF_TOPOLOGY.get(config.sparsity.topology, set())
     if config.noise.noise_fraction == 0:
         idle |= {"noise_std", "noise_distribution", "noise_redraw"}
     if config.noise.permute_period == 0:

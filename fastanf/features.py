@@ -12,6 +12,9 @@ kernels/noise.py.
 
 In the transfer setting all F features change places together from time to time. Networks stay
 where they are.
+
+Where observations are normalised (observation_statistics.py), it is by what was observed at each
+place, noise included, and whatever feature is there at the time.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from fastanf import kernels
 from fastanf.kernels.layer_input import LayerInput, Noise
+from fastanf.observation_statistics import ObservationStatistics
 from fastanf.rng import LaneRng, Stream
 
 
@@ -37,6 +41,7 @@ class NoisyFeatures:
             (Gaussian).
         permute_replay: True shows old observations in the newest order, False in the order they
             were observed in.
+        normalize: bring all features to mean 0 and variance 1 of what was observed.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class NoisyFeatures:
         redraw: str = "per_call",
         quantiles: Tensor | None = None,
         permute_replay: bool = True,
+        normalize: bool = False,
     ):
         self.rng = rng
         self.num_real = num_real
@@ -65,6 +71,7 @@ class NoisyFeatures:
         # lane has permuted.
         self.source: Tensor | None = None
         self.since = torch.zeros(L, 1, dtype=torch.int64, device=device)
+        self.statistics = ObservationStatistics(L, num_features, device) if normalize else None
 
     def draw(
         self, obs: Tensor, row: Tensor, stream: Stream, time: Tensor | None = None
@@ -79,8 +86,27 @@ class NoisyFeatures:
                 None for the newest order.
 
         Returns:
-            [L, F, B] float32. Where features have changed places they are written out.
+            [L, F, B] float32. Where features have changed places, or are normalised, they are
+            written out.
         """
+        x = self._shown(obs, row, stream, time)
+        if self.statistics is None:
+            return x
+        return LayerInput(self.statistics.normalised(x.written_out))
+
+    def observe_(self, obs: Tensor, row: Tensor, stream: Stream) -> None:
+        """Count what is about to be acted upon, in the newest order, in the statistics.
+
+        Args:
+            obs: [L, E, D] real features.
+            row: [L, E] int64, as `draw` takes them.
+            stream: likewise.
+        """
+        if self.statistics is not None:
+            self.statistics.observe_(self._shown(obs, row, stream, None).written_out)
+
+    def _shown(self, obs: Tensor, row: Tensor, stream: Stream, time: Tensor | None) -> LayerInput:
+        """What the task shows, as `draw`; nothing is normalised."""
         num_noise = self.num_features - self.num_real
         noise = None
         if num_noise:
@@ -158,8 +184,9 @@ class NoisyFeatures:
         return self.source[lane, epoch].transpose(1, 2)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The permutations so far."""
-        return {} if self.source is None else {"source": self.source, "since": self.since}
+        """The permutations so far, and the statistics of what was observed."""
+        state = {} if self.source is None else {"source": self.source, "since": self.since}
+        return state if self.statistics is None else state | self.statistics.state_dict()
 
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
@@ -169,6 +196,8 @@ class NoisyFeatures:
             )
         else:
             self.source, self.since = None, torch.zeros_like(self.since[:, :1])
+        if self.statistics is not None:
+            self.statistics.load_state_dict_(state)
         self.layout_version += 1
 
 

@@ -32,6 +32,8 @@ class Block:
     lanes: tuple[TrainConfig, ...]
     device: str = "cpu"
     """What it is going to train on: cpu, cuda or cuda:N."""
+    split: str = ""
+    """Why it is but a part of the lanes that could train together (splitting.py)."""
 
     @property
     def config(self) -> TrainConfig:

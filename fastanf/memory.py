@@ -12,8 +12,10 @@ from pathlib import Path
 from fastanf.grouping import Block
 from fastanf.kernels.csr import block_size_for
 from fastanf.nets import NUM_CRITICS
+from fastanf.networks import NetworkPlan
 from fastanf.replay import replay_bytes
 from fastanf.sparse.layers import CSR
+from fastanf.sparse.topology import TOPOLOGIES
 
 MIB = 2**20
 _FLOAT_BYTES = 4
@@ -21,6 +23,13 @@ _ONLINE_COPIES = 4
 """A trained parameter is stored with its gradient and two moments."""
 _MASK_BYTES = 1
 _INDEX_BYTES = 4
+_STATISTICS_BYTES = 24
+"""Of a feature that is normalised: two numbers in float64, two in float32."""
+
+
+def mib_text(num_bytes: int) -> str:
+    """Bytes as they are shown: `1,234.5 MiB`."""
+    return f"{num_bytes / MIB:,.1f} MiB"
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class BlockMemory:
     weights: int
     """Online and target networks, and where their connections are."""
     moments: int
-    """Gradients and both moments."""
+    """Gradients and both moments; gradients that are kept for connections to grow by."""
     work: int
     """Minibatches and activations of an update, roughly."""
     simulation: int = 0
@@ -68,15 +77,45 @@ def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemor
     # Targets share their network's connections.
     connections = sum(layer.connection_bytes for layer in actor_layers)
     connections += NUM_CRITICS * sum(layer.connection_bytes for layer in critic_layers)
-    # Per transition: two inputs with noise, and each network's activations with their gradients.
-    widths = 2 * critic.sizes[0] + 2 * (1 + NUM_CRITICS) * sum(config.network.hidden)
     return BlockMemory(
         replay=num_lanes * replay,
         weights=num_lanes * (_FLOAT_BYTES * stored + connections),
-        moments=num_lanes * _FLOAT_BYTES * (_ONLINE_COPIES - 1) * online,
-        work=num_lanes * _FLOAT_BYTES * config.algorithm.batch_size * widths,
+        moments=num_lanes * _FLOAT_BYTES * (_ONLINE_COPIES - 1) * online + _kept_bytes(block),
+        work=num_lanes * _work_bytes(block, critic, critic_layers[0].values),
         simulation=block.simulation_bytes,
     )
+
+
+def _kept_bytes(block: Block) -> int:
+    """Dense gradients that are kept, of all lanes whose connections grow by them."""
+    return _FLOAT_BYTES * sum(
+        possible * copies
+        for networks in block.networks
+        for network, copies in zip(networks, (1, NUM_CRITICS), strict=True)
+        if TOPOLOGIES[network.topology].needs_gradient
+        for possible, active in zip(network.connections, network.active_counts, strict=True)
+        if active < possible
+    )
+
+
+def _work_bytes(block: Block, critic: NetworkPlan, first_layer: int) -> int:
+    """Of one lane, whose critics' first layers store that many values each."""
+    config = block.config
+    # Per transition: inputs with noise of actor and critics, once more where they are normalised.
+    num_inputs = 2 + 2 * config.noise.normalize_observations
+    # Each network's activations with their gradients; normalised, scaled and their gradient.
+    num_hidden = 2 + 3 * config.network.layer_norm
+    widths = num_inputs * critic.sizes[0]
+    widths += num_hidden * (1 + NUM_CRITICS) * sum(config.network.hidden)
+    # First layers: gated weights and two gradients; penalties and what they are made of.
+    has_penalty = any(
+        lane.optimizer.input_l1 or lane.optimizer.input_group_lasso for lane in block.lanes
+    )
+    num_copies = 3 * config.network.input_gate + 3 * has_penalty
+    floats = config.algorithm.batch_size * widths
+    floats += num_copies * NUM_CRITICS * first_layer
+    statistics = _STATISTICS_BYTES * block.num_features * config.noise.normalize_observations
+    return _FLOAT_BYTES * floats + statistics
 
 
 @dataclass(frozen=True)
@@ -84,7 +123,7 @@ class _StoredLayer:
     """One layer of one lane and copy, in the layout of its block."""
 
     values: int
-    """Weights and biases that are stored and trained."""
+    """Weights and biases that are stored and trained; a layer norm's and gates with them."""
     connection_bytes: int
     """What says where the connections are."""
 
@@ -99,6 +138,7 @@ def _stored_layers(block: Block) -> tuple[list[_StoredLayer], list[_StoredLayer]
         network, layers = lanes[0], []
         for position, layout in enumerate(layouts):
             possible, biases = network.connections[position], network.sizes[position + 1]
+            biases += network.num_norms[position] + network.num_gates * (position == 0)
             counts = [lane.active_counts[position] for lane in lanes]
             if layout == CSR:
                 # The gradient of an actor's own input is never wanted, that of an action is.

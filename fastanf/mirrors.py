@@ -54,13 +54,18 @@ class Mirrors:
         if tensorboard and util.find_spec("tensorboard") is None:
             raise ValueError("tensorboard True needs tensorboard: pip install it, or use False")
         self.path = path
-        self.labels = {int(row["lane"]): _mirror_label(row) for row in lane_rows}
+        self.labels: dict[int, str] = {}
+        self.name_lanes(lane_rows)
         self.purge_after: dict[int, int] = {}
         """Lane -> step after which TensorBoard forgets what it has, for a run that goes on."""
         self.tensorboard = tensorboard
         self.wandb_mode = wandb_mode
         self._writers: dict[int, Any] = {}
         self._wandb_run: Any = None
+
+    def name_lanes(self, lane_rows: Sequence[Mapping[str, Any]]) -> None:
+        """Takes lanes, further ones too, by their rows of lanes.csv."""
+        self.labels |= {int(row["lane"]): _mirror_label(row) for row in lane_rows}
 
     def add(self, rows: Sequence[AnyRow]) -> None:
         """Copies rows that were recorded."""

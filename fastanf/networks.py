@@ -11,6 +11,7 @@ from envs import noise
 from envs.interface import EnvSpec
 from fastanf.config import TrainConfig
 from fastanf.sparse.distribution import LayerSparsity, active_count, layer_sparsity
+from fastanf.sparse.topology import STATIC, TOPOLOGIES
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,17 @@ class NetworkPlan:
     sizes: tuple[int, ...]
     """Input, hidden layers, output."""
     sparsity: LayerSparsity
+    has_layer_norm: bool = False
+    """Whether every hidden unit has a scale and a shift."""
+    num_gates: int = 0
+    """Features with a gate."""
+    topology: str = STATIC.name
+    """How the connections change, a name in TOPOLOGIES."""
+
+    @property
+    def starts_dense(self) -> bool:
+        """Whether all connections are there at first, and `active_counts` at the end."""
+        return TOPOLOGIES[self.topology].starts_dense
 
     @property
     def connections(self) -> tuple[int, ...]:
@@ -38,14 +50,24 @@ class NetworkPlan:
         return sum(self.sizes[1:])
 
     @property
+    def num_norms(self) -> tuple[int, ...]:
+        """Scales and shifts behind each layer."""
+        return (*(2 * n * self.has_layer_norm for n in self.sizes[1:-1]), 0)
+
+    @property
+    def num_dense(self) -> int:
+        """Parameters that are no connections: biases, scales and shifts, gates."""
+        return self.num_biases + sum(self.num_norms) + self.num_gates
+
+    @property
     def num_active(self) -> int:
         """Active parameters, biases included."""
-        return sum(self.active_counts) + self.num_biases
+        return sum(self.active_counts) + self.num_dense
 
     @property
     def num_total(self) -> int:
         """Parameters of the dense network."""
-        return sum(self.connections) + self.num_biases
+        return sum(self.connections) + self.num_dense
 
 
 def lane_networks(config: TrainConfig, spec: EnvSpec) -> tuple[NetworkPlan, NetworkPlan]:
@@ -65,18 +87,22 @@ def lane_networks(config: TrainConfig, spec: EnvSpec) -> tuple[NetworkPlan, Netw
     }
     plans = []
     for name, sizes in all_sizes.items():
+        is_sparse = sparsity.sparse_networks in ("both", name)
+        evolves = is_sparse and sparsity.evolving_networks in ("both", name)
         owner = f"{name} of {config.algorithm.policy} on {config.task.env}"
         try:
             solved = layer_sparsity(
                 sizes,
-                sparsity.global_sparsity or 0.0,
-                sparsity.input_layer_sparsity,
+                (sparsity.global_sparsity or 0.0) * is_sparse,
+                sparsity.input_layer_sparsity if is_sparse else None,
                 sparsity.sparsity_distribution,
                 sparsity.sparse_output_layer and name == "actor",
             )
         except ValueError as error:
             raise ValueError(f"{error} ({owner})") from None
-        plan = NetworkPlan(name, sizes, solved)
+        num_gates = num_features if config.network.input_gate else 0
+        topology = sparsity.topology if evolves else STATIC.name
+        plan = NetworkPlan(name, sizes, solved, config.network.layer_norm, num_gates, topology)
         if 0 in plan.active_counts:
             layer = plan.active_counts.index(0) + 1
             raise ValueError(

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from fastanf.grouping import Block
 from fastanf.layouts import layout_reason
-from fastanf.memory import MIB, available_bytes, block_memory, fitting_capacity, resolve_device
+from fastanf.memory import block_memory, fitting_capacity, mib_text
 from fastanf.networks import NetworkPlan
 from fastanf.sparse.layers import CSR
+from fastanf.sparse.schedule import Clock
 
 
 @dataclass(frozen=True)
@@ -25,56 +26,75 @@ class Plan:
     available: int
     """Bytes free on the device."""
     notes: tuple[str, ...] = ()
+    num_fixed: int = 0
+    """How many of the blocks, the first ones, stand in a run folder and stay as they are."""
+    num_trained: int = 0
+    """Lanes that a run folder holds already, trained to their end."""
 
     @property
     def needed(self) -> int:
         """Bytes of the largest block."""
-        return max(block_memory(block).total for block in self.blocks)
+        return max((block_memory(block).total for block in self.blocks), default=0)
 
     def check_memory(self) -> None:
-        """Refuse a study that does not fit.
+        """Refuse a study with a block that does not fit; its blocks are as small as can be.
 
         Raises:
-            ValueError: names the replay capacity, or the number of lanes, that would fit.
+            ValueError: names the replay capacity that would fit.
         """
         for number, block in enumerate(self.blocks, start=1):
             needed = block_memory(block).total
-            if needed <= self.available:
-                continue
+            if needed > self.available:
+                raise ValueError(self._refusal(number, block, needed))
+
+    def _refusal(self, number: int, block: Block, needed: int) -> str:
+        capacity = block.config.schedule.replay_capacity
+        subject, advice = f"replay_capacity {capacity}", "free some, or use another machine"
+        if number > self.num_fixed:
             fits = fitting_capacity(block, self.available)
-            capacity = block.config.schedule.replay_capacity
-            subject, advice = (
-                (f"replay_capacity {capacity}", f"allowed is --replay_capacity {fits} or less")
-                if fits
-                else (
-                    "even the smallest replay",
-                    "allowed are fewer lanes or smaller networks "
-                    "(--num_seeds, --hidden, --noise_fraction)",
-                )
-            )
-            raise ValueError(
-                f"{subject} with {_count(len(block.lanes), 'lane')} in block {number} needs more "
-                f"memory than the {_mib(self.available)} free on {self.device} "
-                f"({_mib(needed)} as given); {advice}"
-            )
+            if fits:
+                advice = f"allowed is --replay_capacity {fits} or less"
+            else:
+                subject = "even the smallest replay"
+                advice = "allowed are smaller networks (--hidden, --noise_fraction)"
+        return (
+            f"{subject} with {_count(len(block.lanes), 'lane')} in block {number} needs more "
+            f"memory than the {mib_text(self.available)} free on {self.device} "
+            f"({mib_text(needed)} as given); {advice}"
+        )
 
     def text(self) -> str:
         """The plan to be read, one table a block."""
         return plan_text(self)
 
 
-def make_plan(blocks: Sequence[Block], device: str = "auto", notes: Sequence[str] = ()) -> Plan:
-    """The plan of these blocks on this machine, as it is now.
+def make_plan(
+    blocks: Sequence[Block],
+    device: str,
+    available: int,
+    notes: Sequence[str] = (),
+    *,
+    num_fixed: int = 0,
+    num_trained: int = 0,
+) -> Plan:
+    """The plan of these blocks.
+
+    Args:
+        blocks: those that a run folder holds already and that are not trained to their end first.
+        device: that they run on: cpu, cuda or cuda:N.
+        available: bytes free there.
+        notes: to be read with the plan.
+        num_fixed: as in `Plan`.
+        num_trained: as in `Plan`.
 
     Raises:
-        ValueError: a device that is not there, networks that cannot be made so sparse, or a
-            simulator that cannot run on the device.
+        ValueError: networks that cannot be made so sparse, or a simulator that cannot run on the
+            device.
     """
-    resolved = resolve_device(device)
     for block in blocks:
         _ = block.simulation_bytes  # asks whether it can run
     notes = (*notes, *_raised(blocks), *_regimes(blocks))
-    return Plan(tuple(blocks), resolved, available_bytes(resolved), notes)
+    return Plan(tuple(blocks), device, available, notes, num_fixed, num_trained)
 
 
 def _regimes(blocks: Sequence[Block]) -> tuple[str, ...]:
@@ -110,12 +130,18 @@ def _raised(blocks: Sequence[Block]) -> tuple[str, ...]:
 def plan_text(plan: Plan) -> str:
     """Blocks, lanes, layers with densities, parameters and memory; like lanes share a row."""
     num_lanes = sum(len(block.lanes) for block in plan.blocks)
+    trained = _count(plan.num_trained, "lane")
+    if not plan.blocks:
+        notes = [f"note: {note}" for note in plan.notes]
+        return "\n".join([f"plan: nothing is left to train, all {trained} are there", *notes])
     lines = [f"plan: {_count(num_lanes, 'lane')} in {_count(len(plan.blocks), 'block')}"]
+    if plan.num_trained:
+        lines[0] += f", beside {trained} that the folder holds, trained"
     for number, block in enumerate(plan.blocks, start=1):
         lines += ["", *_block_lines(block, f"block {number} of {len(plan.blocks)}")]
     lines += [
         "",
-        f"memory: {_mib(plan.needed)} needed, {_mib(plan.available)} free on {plan.device}",
+        f"memory: {mib_text(plan.needed)} needed, {mib_text(plan.available)} free on {plan.device}",
     ]
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(lines)
@@ -133,6 +159,7 @@ def _block_lines(block: Block, title: str) -> list[str]:
         f"  {schedule.start_timesteps:,} random + {schedule.max_timesteps:,} learning steps a "
         f"lane, batch {config.algorithm.batch_size}, replay {config.effective_replay_capacity:,}, "
         f"{config.network.activation}",
+        *([f"  {block.split}"] if block.split else []),
     ]
     rows = [
         ("policy", "lanes", "seeds", "network", "layers: inputs x outputs, density", "active/all")
@@ -140,18 +167,19 @@ def _block_lines(block: Block, title: str) -> list[str]:
     rows += _lane_rows(block)
     variants = _variant_lines(block)
     tail = (
-        f"  memory: replay {_mib(memory.replay)}, networks {_mib(memory.weights)}, "
-        f"gradients and moments {_mib(memory.moments)}, work {_mib(memory.work)}"
-        + (f", simulation {_mib(memory.simulation)}" if memory.simulation else "")
+        f"  memory: replay {mib_text(memory.replay)}, networks {mib_text(memory.weights)}, "
+        f"gradients and moments {mib_text(memory.moments)}, work {mib_text(memory.work)}"
+        + (f", simulation {mib_text(memory.simulation)}" if memory.simulation else "")
     )
-    return [*head, *_columns(rows), *_layout_lines(block), *variants, tail]
+    lines = [*_columns(rows), *_layout_lines(block), *_pruning_lines(block)]
+    return [*head, *lines, *variants, tail]
 
 
 def _alike(block: Block) -> dict[tuple[object, ...], list[int]]:
     """Lanes of equal policy and densities, by position in the block."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for position, (lane, networks) in enumerate(zip(block.lanes, block.networks, strict=True)):
-        counts = tuple(network.active_counts for network in networks)
+        counts = tuple((network.active_counts, network.starts_dense) for network in networks)
         groups.setdefault((lane.algorithm.policy, counts), []).append(position)
     return groups
 
@@ -172,11 +200,14 @@ def _lane_rows(block: Block) -> list[tuple[str, ...]]:
 
 
 def _layers_text(network: NetworkPlan, layouts: Sequence[str]) -> str:
-    """Size and density of each layer, and `csr` where it stores active connections only."""
+    """Size and density of each layer, the first and the last one where it is pruned, and `csr`
+    where it stores active connections only.
+    """
     pairs = itertools.pairwise(network.sizes)
     layers = zip(pairs, network.active_counts, layouts, strict=True)
     return "  ".join(
-        f"{n_in}x{n_out} {active / (n_in * n_out):.4g}{' csr' * (layout == CSR)}"
+        f"{n_in}x{n_out} {'1 to ' * (network.starts_dense and active < n_in * n_out)}"
+        f"{active / (n_in * n_out):.4g}{' csr' * (layout == CSR)}"
         for (n_in, n_out), active, layout in layers
     )
 
@@ -189,6 +220,18 @@ def _layout_lines(block: Block) -> list[str]:
         if any(network.active_counts != network.connections for network in networks)
     )
     return [f"  layout: {'; '.join(reasons)}"] if reasons else []
+
+
+def _pruning_lines(block: Block) -> list[str]:
+    """When the lanes that start dense are as sparse as their densities say."""
+    ends = {
+        Clock(lane.sparsity.topology_period, lane.sparsity.topology_end, lane.num_updates).end
+        for lane, networks in zip(block.lanes, block.networks, strict=True)
+        if any(network.starts_dense for network in networks)
+    }
+    updates = ", ".join(f"{end:,}" for end in sorted(ends))
+    text = f"  pruning: starts dense and ends at the density, at update {updates} of"
+    return [f"{text} {block.config.num_updates:,}"] if ends else []
 
 
 def _variant_lines(block: Block) -> list[str]:
@@ -220,7 +263,3 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / MIB:,.1f} MiB"

@@ -7,7 +7,7 @@ Connections in Deep RL Agents".
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -121,6 +121,20 @@ def lane_config(policy: str, overrides: Mapping[str, Any] | None = None) -> Trai
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One part of a study: policies with settings of their own."""
+
+    policies: Sequence[str]
+    """Names of presets, no two of the same preset."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Explicit settings of all its lanes."""
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values by setting; every combination is made, the last setting fastest."""
+    own: frozenset[str] = frozenset()
+    """The overrides that set it apart from other arms: a lane's `variant` names them too."""
+
+
+@dataclass(frozen=True)
 class Expansion:
     """The lanes of a study, and what the user should know about them."""
 
@@ -130,8 +144,10 @@ class Expansion:
 
 @dataclass
 class _Used:
-    """Which explicit settings made a difference anywhere."""
+    """Which explicit settings were given anywhere, and which made a difference."""
 
+    given: dict[str, None] = field(default_factory=dict)
+    policies: dict[str, None] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     num_merged: int = 0
 
@@ -146,43 +162,75 @@ def expand(
 ) -> Expansion:
     """Every combination of tasks, policies, varied values and seeds, one lane each.
 
-    A lane's `variant` names the varied settings that make a difference to it. Lanes that would be
-    equal (a dense policy under a varied sparsity) are kept once.
-
     Args:
-        policies: names of presets, no two of the same preset.
-        vary: values by setting; every combination is made, the last setting fastest.
-        num_seeds: seeds of each combination: first_seed, first_seed + 1, ...
-        overrides: explicit settings of all lanes.
-        first_seed: the first seed.
-        envs: tasks; empty for the one in `overrides` or the default.
+        policies: as in an `Arm`.
+        vary: as in an `Arm`.
+        num_seeds: as in `expand_arms`.
+        overrides: as in an `Arm`.
+        first_seed: as in `expand_arms`.
+        envs: as in `expand_arms`.
 
     Raises:
         ValueError: a name or value that is not allowed, or one that is given twice.
     """
-    overrides = {train_option(name).name: value for name, value in (overrides or {}).items()}
-    axes = _axes(vary or {}, overrides)
-    names = [find_preset(policy).name for policy in policies]
+    return expand_arms([Arm(policies, overrides or {}, vary or {})], num_seeds, first_seed, envs)
+
+
+def expand_arms(
+    arms: Sequence[Arm], num_seeds: int = 1, first_seed: int = 0, envs: Sequence[str] = ()
+) -> Expansion:
+    """Every combination of tasks, an arm's policies and varied values, and seeds, one lane each.
+
+    A lane's `variant` names the varied settings, and those that are an arm's own, that make a
+    difference to it; not the noise fraction, which has a column of its own in every record. Lanes
+    that would be equal (a dense policy under a varied sparsity) are kept once, under their first
+    variant.
+
+    Args:
+        arms: of the study, in order.
+        num_seeds: seeds of each combination: first_seed, first_seed + 1, ...
+        first_seed: the first seed.
+        envs: tasks; empty for the one in an arm's overrides or the default.
+
+    Raises:
+        ValueError: a name or value that is not allowed, or one that is given twice.
+    """
+    used = _Used()
+    lanes: dict[tuple[Any, ...], TrainConfig] = {}
+    _refuse_twice("env", list(envs))
+    for env, arm in itertools.product(envs or [None], arms):
+        for config, variant in _configs(arm, {"env": env} if env is not None else {}, used):
+            for seed in range(first_seed, first_seed + num_seeds):
+                lane = config.replace(seed=seed, variant=variant)
+                key = lane_identity(lane)
+                used.num_merged += key in lanes
+                lanes.setdefault(key, lane)
+    return Expansion(tuple(lanes.values()), _notes(used))
+
+
+def _configs(arm: Arm, task: Mapping[str, Any], used: _Used) -> Iterator[tuple[TrainConfig, str]]:
+    """Settings and variant of every combination of an arm's policies and varied values."""
+    overrides = {train_option(name).name: value for name, value in arm.overrides.items()}
+    axes = _axes(arm.vary, overrides)
+    names = [find_preset(policy).name for policy in arm.policies]
     if not names:
         raise ValueError(f"policy must be one or more of {', '.join(PRESETS)}, got none")
     _refuse_twice("policy", names)
-    _refuse_twice("env", list(envs))
-    used = _Used()
-    lanes: dict[tuple[Any, ...], TrainConfig] = {}
-    for env, name, values in itertools.product(envs or [None], names, _combinations(axes)):
-        settings = {**overrides, **values} | ({"env": env} if env is not None else {})
-        config = lane_config(name, settings)
+    used.policies |= dict.fromkeys(names)
+    used.given |= dict.fromkeys((*overrides, *axes))
+    for name, values in itertools.product(names, _combinations(axes)):
+        config = lane_config(name, {**overrides, **values, **task})
         effective = _effective(config)
         used.names |= effective
+        named = [
+            key
+            for key in (*overrides, *axes)
+            if (key in arm.own or key in axes) and key != "noise_fraction"
+        ]
         variant = ",".join(
-            f"{key}={OPTIONS[key].spell(config.get(key))}" for key in values if key in effective
+            f"{key}={OPTIONS[key].spell(config.get(key))}" for key in named if key in effective
         )
-        for seed in range(first_seed, first_seed + num_seeds):
-            lane = config.replace(seed=seed, variant=variant)
-            key = _identity(lane, effective)
-            used.num_merged += key in lanes
-            lanes.setdefault(key, lane)
-    return Expansion(tuple(lanes.values()), _notes(used, overrides, axes, names))
+        yield config, variant
 
 
 def _axes(vary: Mapping[str, Sequence[Any]], overrides: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -225,17 +273,17 @@ def _effective(config: TrainConfig) -> frozenset[str]:
     return frozenset(effective)
 
 
-def _identity(config: TrainConfig, effective: frozenset[str]) -> tuple[Any, ...]:
-    names = sorted(effective - {"variant"})
+def lane_identity(config: TrainConfig) -> tuple[Any, ...]:
+    """What lanes that train alike have in common: every setting that matters to them."""
+    names = sorted(_effective(config) - {"variant"})
     return tuple((name, config.get(name)) for name in names)
 
 
-def _notes(
-    used: _Used, overrides: Mapping[str, Any], axes: Mapping[str, Any], policies: Sequence[str]
-) -> tuple[str, ...]:
+def _notes(used: _Used) -> tuple[str, ...]:
+    policies = ", ".join(used.policies)
     notes = [
-        f"{name} makes no difference to {', '.join(policies)} with the other settings given"
-        for name in (*overrides, *axes)
+        f"{name} makes no difference to {policies} with the other settings given"
+        for name in used.given
         if name not in used.names
     ]
     if used.num_merged:

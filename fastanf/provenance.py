@@ -15,16 +15,25 @@ VERSIONED = ("fastanf", "torch", "numpy", "mujoco", "envpool", "gymnasium")
 
 def facts() -> dict[str, Any]:
     """What is known of this process without being told, as JSON values."""
+    first = start()
+    return {
+        **first,
+        "starts": [first],
+        "command_line": list(sys.argv),
+        "platform": platform.platform(),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def start() -> dict[str, Any]:
+    """When, and with which code, a process begins to train or goes on with it, as JSON values."""
     return {
         "started_at": now(),
-        "command_line": list(sys.argv),
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in VERSIONED},
         },
-        "platform": platform.platform(),
-        "num_threads": torch.get_num_threads(),
     }
 
 

@@ -26,18 +26,45 @@ from fastanf.rows import EvaluationRow, ProfiledTrainingRow, TopologyRow, Traini
 from fastanf.settings import RunConfig
 from fastanf.sparse.connectivity import count_connections
 from fastanf.sparse.layers import StackedLinear
+from fastanf.study import StudySpec
 
 
-def manifest(run: RunConfig, command_line: Sequence[str]) -> dict[str, Any]:
-    """What the run folder says of the command and the machine, beside what it gathers itself."""
+def manifest(
+    run: RunConfig, command_line: Sequence[str], spec: StudySpec | None = None
+) -> dict[str, Any]:
+    """What the run folder says of the command and the machine, beside what it gathers itself.
+
+    Args:
+        run: settings of the command.
+        command_line: its arguments.
+        spec: the study of a file, whose name and text are kept; one without a name is none.
+    """
     device = resolve_device(run.device)
     return {
         "run": dataclasses.asdict(run),
+        "study": {"name": spec.name, "file": spec.text} if spec and spec.name else None,
         "command_line": shlex.join(command_line),
+        "command_lines": [shlex.join(command_line)],
         "device": device,
         "kernels": kernels.implementation(device.partition(":")[0]),
         "num_threads": run.num_threads or torch.get_num_threads(),
     }
+
+
+def continued_manifest(
+    before: Mapping[str, Any], run: RunConfig, command_line: Sequence[str], spec: StudySpec
+) -> dict[str, Any]:
+    """What changes in a study's manifest when a further command goes on with it.
+
+    Args:
+        before: the manifest as it stands; its commands are kept.
+        run: settings of the command.
+        command_line: its arguments.
+        spec: the study as the command found it.
+    """
+    now = manifest(run, command_line, spec)
+    del now["command_line"]  # the first one stays
+    return {**now, "command_lines": [*before.get("command_lines", []), *now["command_lines"]]}
 
 
 def lane_rows(blocks: Sequence[Sequence[TrainConfig]]) -> list[dict[str, Any]]:
@@ -204,13 +231,14 @@ def _layer_rows(
     assert connections is not None
     mask = connections.unflatten(0, (len(lanes), -1))  # [L, C, O, I]
     active, possible = mask.flatten(2).sum(2).tolist(), connections[0].numel()
+    fewest = layer.fewest_active().view(len(lanes), -1).tolist()
     split = None
     if index == 0:
         num_actions = 0 if is_actor else block.algorithm.num_actions
         split = count_connections(mask, block.features.real_columns(), num_actions)
     for (position, lane), copy in itertools.product(enumerate(lanes), range(mask.shape[1])):
         count = active[position][copy]
-        if count == possible:
+        if fewest[position][copy] == possible:
             continue
         row = TopologyRow(
             lane=lane,

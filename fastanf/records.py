@@ -15,6 +15,7 @@ which readers skip and `RunFolder.open` removes.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from typing import Any
 
 from fastanf.files import append_text, write_atomic
 from fastanf.mirrors import Mirrors
-from fastanf.provenance import facts, now
+from fastanf.provenance import facts, now, start
 from fastanf.rows import (
     FILES,
     PROFILED_FILES,
@@ -57,6 +58,7 @@ class RunFolder:
         self.manifest = manifest
         self._mirrors = mirrors
         self._files = PROFILED_FILES if profile else FILES
+        self._lock: int | None = None
 
     @classmethod
     def create(
@@ -111,6 +113,7 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
             _remove_empty(parents)
             raise
+        run._lock = _lock(path)
         return run
 
     @classmethod
@@ -126,19 +129,33 @@ class RunFolder:
         was created with.
 
         Raises:
-            ValueError: no readable run of a known format is there.
+            ValueError: no readable run of a known format is there, or a process trains it.
         """
         path = Path(path)
         manifest = read_manifest(path)
         mirrors = Mirrors(path, read_lanes(path), tensorboard, wandb_mode)
         run = cls(path, manifest, mirrors, profile)
-        for kind, name in run._files.items():
-            _mend(path / name, columns(kind))
+        run._lock = _lock(path)
+        try:
+            for kind, name in run._files.items():
+                _mend(path / name, columns(kind))
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    def write_lanes(self, lane_rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replaces lanes.csv by one with further lanes, as a whole.
+
+        Args:
+            lane_rows: as for `create`; those that are there come first, with the same numbers.
+        """
+        write_atomic(self.path / "lanes.csv", lanes_text(lane_rows).encode())
+        self._mirrors.name_lanes(lane_rows)
 
     def append_evaluation(self, rows: Iterable[EvaluationRow]) -> None:
         """Appends to eval.csv and syncs; all rows or, if the disk is full, none (OSError)."""
@@ -198,9 +215,21 @@ class RunFolder:
         write_atomic(self.path / "manifest.json", _manifest_bytes(content))
         self.manifest = content
 
+    def begin_again(self, **extra: Any) -> None:
+        """Says in the manifest that another process goes on with the run, and with which code.
+
+        Args:
+            extra: further JSON values.
+        """
+        starts = [*self.manifest.get("starts", []), start()]
+        self.set_status("running", starts=starts, **extra)
+
     def close(self) -> None:
-        """Ends the mirrors; the tables need no closing."""
+        """Ends the mirrors and lets others open the run; the tables need no closing."""
         self._mirrors.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -233,6 +262,24 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 def _manifest_bytes(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, default=str) + "\n").encode()
+
+
+def _lock(path: Path) -> int | None:
+    """Holds the folder until the descriptor is closed or the process ends; None where the file
+    system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(
+            f"run_dir {str(path)!r} is being trained by another process: wait for it, or stop it"
+        ) from None
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

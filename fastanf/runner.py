@@ -34,6 +34,7 @@ from fastanf.stopping import Interrupted, StopSignals
 
 if TYPE_CHECKING:
     from fastanf.cli import Study
+    from fastanf.study_folder import Standing
 
 log = logging.getLogger(__name__)
 
@@ -45,27 +46,58 @@ class Refused(ValueError):
 
 
 def train(study: Study) -> int:
-    """Train every block of a new study into its run folder.
+    """Train every block of a study into its run folder, a new one or the one that it has.
 
     Returns:
         The process's exit code.
 
     Raises:
-        Refused: the folder exists or cannot be written.
+        Refused: the folder exists and is not the study's, or cannot be written.
     """
+    if study.standing is not None:
+        return _extend(study, study.standing)
     blocks = [block.lanes for block in study.blocks]
     with _value_errors_refuse():
         rows = recording.lane_rows(blocks)
-        manifest = recording.manifest(study.run, study.command_line)
+        manifest = recording.manifest(study.run, study.command_line, study.spec)
         folder = RunFolder.create(
-            study.run.run_dir or "",
-            manifest,
-            rows,
-            tensorboard=study.run.tensorboard,
-            wandb_mode=study.run.wandb_mode,
-            profile=study.run.profile,
+            study.run.run_dir or "", manifest, rows, **_record_options(study.run)
         )
     return _run(folder, study.run, blocks, num_starts=0)
+
+
+def _extend(study: Study, standing: Standing) -> int:
+    """Go on with a study's folder: what is unfinished there, then its further lanes."""
+    path = Path(standing.path)
+    if standing.is_finished and not study.blocks:
+        _show_results(path)
+        return EXIT_FINISHED
+    blocks = [*standing.blocks, *(block.lanes for block in study.blocks)]
+    with _value_errors_refuse():
+        folder = RunFolder.open(path, **_record_options(study.run))
+        try:
+            if read_lanes(path) != standing.rows:
+                raise ValueError(f"{path} has changed since it was read: type the command again")
+            facts = recording.continued_manifest(
+                folder.manifest, study.run, study.command_line, study.spec
+            )
+            num_starts = int(folder.manifest.get("num_starts", 0)) + 1
+            # First: a folder that says it is finished holds no lane that is not.
+            folder.begin_again(**facts, num_starts=num_starts)
+            if study.blocks:
+                folder.write_lanes(recording.lane_rows(blocks))
+        except BaseException:
+            folder.close()
+            raise
+    return _run(folder, study.run, blocks, num_starts)
+
+
+def _record_options(run: RunConfig) -> dict[str, Any]:
+    return {
+        "tensorboard": run.tensorboard,
+        "wandb_mode": run.wandb_mode,
+        "profile": run.profile,
+    }
 
 
 def resume(run_dir: str | Path) -> int:
@@ -86,13 +118,8 @@ def resume(run_dir: str | Path) -> int:
         num_starts = int(manifest.get("num_starts", 0)) + 1
         if manifest["status"] == "finished":
             raise ValueError(f"run {str(run_dir)!r} is finished: there is nothing to resume")
-        folder = RunFolder.open(
-            run_dir,
-            tensorboard=run.tensorboard,
-            wandb_mode=run.wandb_mode,
-            profile=run.profile,
-        )
-    folder.set_status("running", num_starts=num_starts)
+        folder = RunFolder.open(run_dir, **_record_options(run))
+    folder.begin_again(num_starts=num_starts)
     return _run(folder, run, blocks, num_starts)
 
 
@@ -130,13 +157,17 @@ def _run(
 
 
 def _conclude(folder: RunFolder, status: str) -> None:
-    evaluations = read_evaluations(folder.path)
-    if evaluations:
-        print(final_table(evaluations))
-        learning_curve_png(evaluations, folder.path / "learning_curve.png")
-        print(f"learning curves: {folder.path / 'learning_curve.png'}")
+    _show_results(folder.path)
     if status != "finished":
         print(f"{status}; go on with: python -m fastanf resume {folder.path}")
+
+
+def _show_results(path: Path) -> None:
+    evaluations = read_evaluations(path)
+    if evaluations:
+        print(final_table(evaluations))
+        learning_curve_png(evaluations, path / "learning_curve.png")
+        print(f"learning curves: {path / 'learning_curve.png'}")
 
 
 class _BlockRun:
@@ -153,7 +184,7 @@ class _BlockRun:
         stop: StopSignals,
     ):
         self.folder, self.run, self.lanes, self.progress = folder, run, lanes, progress
-        self.path = folder.path / "checkpoints" / f"block{index}"
+        self.path = checkpoint.block_path(folder.path, index)
         self.configs, self.stop = configs, stop
         self.schedule = configs[0].schedule
         self.step = 0  # lock steps after the random ones
@@ -178,7 +209,11 @@ class _BlockRun:
         with _value_errors_refuse():
             device = torch.device(resolve_device(self.run.device))
             block = TrainingBlock(
-                self.configs, device, self.run.num_threads, num_starts, self._announce
+                self.configs,
+                device,
+                self.run.num_threads,
+                num_starts if saved is not None else 0,  # what was lost is trained as it was
+                self._announce,
             )
         try:
             if self.run.profile:

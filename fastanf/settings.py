@@ -24,6 +24,7 @@ _SHARE = interval("[0, 1)")
 _SHARE_CLOSED = interval("[0, 1]")
 _NOT_NEGATIVE = interval("[0, inf)")
 _POSITIVE = interval("(0, inf)")
+_NETWORKS = ("both", "actor", "critic")
 _NUM_SEEDS = Allowed("an integer in [1, 10000]", lambda value: 1 <= value <= 10_000)
 _SEED = Allowed("an integer in [0, 2147483647]", lambda value: 0 <= value < 2**31)
 
@@ -61,6 +62,8 @@ class NoiseConfig(Group):
     """Environment steps after which all features change places (transfer); 0 is never."""
     permute_replay: bool = option(True, kind="static")
     """Whether old transitions appear in the new order too, as in the published code."""
+    normalize_observations: bool = option(False, kind="static")
+    """Bring every feature, noise too, to mean 0 and variance 1 of what was observed in training."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ class OptimizerConfig(Group):
     """Step size of the optimizer."""
     weight_decay: float = option(2e-4, kind="lane", allowed=_NOT_NEGATIVE)
     """L2 penalty, added to the gradient of every parameter."""
+    input_l1: float = option(0.0, kind="lane", allowed=_NOT_NEGATIVE)
+    """L1 penalty on the first layers' weights of the features, added to their gradient."""
+    input_group_lasso: float = option(0.0, kind="lane", allowed=_NOT_NEGATIVE)
+    """Penalty on the norm of each feature's weights in the first layers, added to the gradient."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,10 @@ class NetworkConfig(Group):
     """Parameters of the activation, in its own order; its defaults when none are given."""
     activation_per_neuron: bool = option(False, kind="static", aliases=("act_func_per_neuron",))
     """Learn the parameters of lex and srelu for each neuron instead of each layer."""
+    layer_norm: bool = option(False, kind="static")
+    """Normalise every hidden layer before its activation, with a learned scale and shift."""
+    input_gate: bool = option(False, kind="static")
+    """Multiply every feature by a learned gate in (0, 1), in each network."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +169,26 @@ class SparsityConfig(Group):
         False, kind="lane", aliases=("output_layer_sparse", "output_layer_sparsity")
     )
     """Whether the actor's output layer takes part; the critics' single output is always dense."""
-    topology: str = option("set", kind="lane", choices=("set", "static"))
-    """set: drop the weakest connections and grow as many at random; static: keep the first ones."""
+    sparse_networks: str = option("both", kind="lane", choices=_NETWORKS)
+    """Networks that are sparse; the other is dense."""
+    topology: str = option("set", kind="lane", choices=("set", "static", "rigl", "pruning"))
+    """set: drop the weakest connections and grow as many at random; rigl: grow those of largest
+    gradient; pruning: start dense, the weakest leave for good; static: keep the first ones."""
+    evolving_networks: str = option("both", kind="lane", choices=_NETWORKS)
+    """Networks whose connections change; those of the other stay as they start."""
     drop_fraction: float = option(
         0.05, kind="lane", aliases=("ann_setZeta", "zeta"), allowed=_SHARE_CLOSED
     )
     """Share of the active connections that is replaced at each topology change."""
+    drop_schedule: str = option("constant", kind="lane", choices=("constant", "cosine"))
+    """cosine: the drop fraction falls to 0 at topology_end, along half a cosine."""
     topology_period: int = option(
         1000, kind="lane", aliases=("ann_ascTopologyChangePeriod",), allowed=at_least(1)
     )
     """Updates between two topology changes."""
+    topology_end: float = option(1.0, kind="lane", allowed=interval("(0, 1]"))
+    """Share of the run's updates after which connections stay. A cosine ends there, and pruning
+    reaches its sparsity."""
     new_weights: str = option(
         "zero",
         kind="lane",
@@ -206,6 +227,9 @@ class ScheduleConfig(Group):
 class RunConfig(Group):
     """The command as a whole."""
 
+    study: str | None = option(None, kind="run")
+    """A study: a TOML file, or the name of one that comes with the package (`python -m fastanf
+    studies`). Other options are over what it says; its folder is runs/ and its name."""
     num_seeds: int = option(1, kind="run", allowed=_NUM_SEEDS)
     """Seeds of each policy and variant, counted up from the first."""
     first_seed: int = option(0, kind="run", aliases=("seed",), allowed=_SEED)
@@ -213,7 +237,8 @@ class RunConfig(Group):
     vary: tuple[str, ...] = option((), kind="run")
     """Settings with several values, as field=v1,v2; all combinations train. Sizes: 256x256."""
     run_dir: str | None = option(None, kind="run")
-    """New folder for records and checkpoints; by default runs/ and time, policy and task."""
+    """New folder for records and checkpoints, or the one that the study has; by default runs/ and
+    the study's name, or time, policy and task."""
     device: str = option("auto", kind="run")
     """Where the networks and the replay live: auto, cpu, cuda or cuda:N."""
     impl: str = option("auto", kind="run", choices=("auto", "native", "triton", "reference"))
@@ -224,6 +249,9 @@ class RunConfig(Group):
     layers, losses and optimizers are always exact, and so is the CPU."""
     num_threads: int = option(0, kind="run", allowed=at_least(0))
     """CPU threads; 0 is all."""
+    lanes_per_block: int = option(0, kind="run", allowed=at_least(0))
+    """Most lanes that train together; 0 is as many as memory holds. Fewer make more blocks, which
+    train one after the other."""
     checkpoint_minutes: float = option(5.0, kind="run", allowed=_POSITIVE)
     """Minutes between two checkpoints."""
     wandb_mode: str = option("disabled", kind="run", choices=("disabled", "online", "offline"))

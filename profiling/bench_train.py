@@ -55,6 +55,8 @@ REFUSED = {
     "run_dir": "the run folder is a temporary one",
     "plan": "nothing would be trained",
     "num_seeds": "--lanes says how many lanes train",
+    "study": "a point is one combination of settings",
+    "lanes_per_block": "the lanes of a point train together",
 }
 """Flags of train.py that have no meaning here."""
 RUN_SETTINGS = ("tensorboard", "wandb_mode", "profile", "checkpoint_minutes")

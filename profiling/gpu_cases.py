@@ -30,7 +30,7 @@ from kernel_cases import (
 from layer_cases import PRODUCT_TOLERANCE
 from torch import Tensor
 
-from fastanf.sparse.topology import num_to_drop
+from fastanf.sparse.schedule import num_to_drop
 
 if TYPE_CHECKING:
     from fastanf.kernels.squashed_gaussian import Squashing

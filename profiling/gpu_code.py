@@ -37,7 +37,7 @@ from fastanf.block import TrainingBlock
 from fastanf.cli import complain
 from fastanf.graphs import Graphs
 from fastanf.learner import Learner
-from fastanf.sparse.topology import FIRST_UPDATE
+from fastanf.sparse.schedule import FIRST_UPDATE
 
 if TYPE_CHECKING:
     from fastanf.kernels.gpu.compilation import Code, Launch

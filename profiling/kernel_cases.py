@@ -26,7 +26,8 @@ from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng
 from fastanf.sparse.distribution import active_count
 from fastanf.sparse.masks import exact_masks
-from fastanf.sparse.topology import evolve_, num_to_drop
+from fastanf.sparse.schedule import num_to_drop
+from fastanf.sparse.topology import evolve_
 
 C, H = 2, 256
 REPLAY_TRANSITIONS = 100_000

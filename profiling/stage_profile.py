@@ -23,7 +23,7 @@ from fastanf.instrument import Recorder, Recording, Stage, clock_of, stage
 from fastanf.memory import block_memory
 from fastanf.peaks import Peaks, measure_peaks
 from fastanf.sparse.layers import CSR, MASKED
-from fastanf.sparse.topology import FIRST_UPDATE
+from fastanf.sparse.schedule import FIRST_UPDATE
 from fastanf.stage_table import StageTable, StageTime, make_table, step_times, update_times
 from fastanf.workload import step_work, update_work
 

@@ -187,3 +187,16 @@ def test_nothing_in_the_package_reads_or_writes_pickles() -> None:
                 if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                     value = node.value
                     assert isinstance(value, ast.Constant) and value.value is False, file.name
+
+
+def test_the_state_is_read_without_the_tensors(tmp_path: Path) -> None:
+    path = checkpoint.block_path(tmp_path, 3)
+    assert checkpoint.load_state(path) is None
+    save_marked(path, 7)
+    (path / "tensors.safetensors").unlink()
+    path.rename(path.with_name("block3.old"))  # as a crash between two renames leaves it
+    state = checkpoint.load_state(path)
+    assert state is not None and state["step"] == 7
+    (path.with_name("block3.old") / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        checkpoint.load_state(path)

@@ -22,7 +22,7 @@ from fastanf.config import (
 from fastanf.options import field_docs
 from fastanf.presets import find_preset, lane_config
 from fastanf.settings import RunConfig
-from fastanf.sparse import distribution, topology
+from fastanf.sparse import distribution, schedule, topology
 
 
 def picked(config: TrainConfig, *names: str) -> tuple[Any, ...]:
@@ -100,7 +100,12 @@ BAD_VALUES: list[Mapping[str, Any]] = [
     {"input_layer_sparsity": -0.1},
     {"sparsity_distribution": "ERK"},
     {"drop_fraction": 1.1},
-    {"topology": "rigl"},
+    {"topology": "snfs"},
+    {"drop_schedule": "linear"},
+    {"topology_end": 0.0},
+    {"topology_end": 1.01},
+    {"evolving_networks": "none"},
+    {"sparse_networks": "critics"},
     {"topology_period": 0},
     {"new_weights": "one"},
     {"target_sparsity": "none"},
@@ -187,6 +192,8 @@ def test_run_settings_are_checked_too() -> None:
 def test_choices_are_those_of_the_modules_that_use_them() -> None:
     assert OPTIONS["sparsity_distribution"].choices == distribution.METHODS
     assert OPTIONS["new_weights"].choices == topology.NEW_WEIGHTS
+    assert OPTIONS["topology"].choices == tuple(topology.TOPOLOGIES)
+    assert OPTIONS["drop_schedule"].choices == schedule.DROP_SCHEDULES
 
 
 def test_a_short_run_needs_no_larger_replay() -> None:

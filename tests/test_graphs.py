@@ -68,6 +68,9 @@ def addresses(block: TrainingBlock) -> dict[str, int]:
         found |= {f"{name}.moment{index}": moment for index, moment in enumerate(moments)}
         assert isinstance(optimizer.num_steps, Tensor)
         found[f"{name}.num_steps"] = optimizer.num_steps
+    for topology in algorithm.topologies:
+        for index, kept in enumerate(topology.kept_gradients):
+            found[f"{topology.network}.gradient{index}"] = kept.kept
     replay = block.replay
     found |= {"obs": replay.obs, "final_obs": replay.final_obs, "clock": replay.clock}
     return {name: tensor.data_ptr() for name, tensor in found.items()}
@@ -81,6 +84,15 @@ CASES = {
     "TD3 with a delayed actor and targets of two periods": [
         make_lane("ANF-TD3", 0, topology_period=5, target_period=2),
         make_lane("Static-TD3", 1, target_period=3),
+    ],
+    "SAC that grows by the gradient, beside pruning": [
+        make_lane("ANF-SAC", 0, topology="rigl", topology_period=1),
+        make_lane("ANF-SAC", 1, topology="pruning", topology_period=2),
+        make_lane("DS-SAC", 2, topology="rigl", topology_period=1, batch_size=16),
+    ],
+    "TD3 that grows by the gradient, also after updates without a step of the actor": [
+        make_lane("ANF-TD3", 0, topology_period=1, topology="rigl"),
+        make_lane("ANF-TD3", 1, topology_period=1, drop_schedule="cosine"),
     ],
     "targets that are trimmed": [make_lane("ANF-SAC", 0, target_sparsity="trim")],
     "noise that is replayed, environments that share a lane": [

@@ -6,9 +6,12 @@ import pytest
 
 from fastanf import kernels
 from fastanf.grouping import make_blocks
-from fastanf.memory import MIB, block_memory
+from fastanf.memory import MIB, block_memory, resolve_device
 from fastanf.plan import Plan, make_plan
 from fastanf.presets import expand
+
+FREE = 2**40
+"""Bytes, more than any block needs."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +39,21 @@ def test_too_little_memory_names_a_replay_that_fits() -> None:
     assert block_memory(blocks[0], int(fits * 1.1)).total > available
 
 
-def test_where_no_replay_fits_fewer_lanes_are_advised() -> None:
-    blocks = make_blocks(expand(["ANF-SAC"], num_seeds=4).lanes)
-    with pytest.raises(ValueError, match="--num_seeds"):
+def test_where_no_replay_fits_smaller_networks_are_advised() -> None:
+    blocks = make_blocks(expand(["ANF-SAC"]).lanes)
+    with pytest.raises(ValueError, match=r"even the smallest replay with 1 lane .*--hidden"):
         Plan(blocks, "cpu", 1 * MIB).check_memory()
+
+
+def test_a_block_that_stands_in_a_folder_is_told_apart_where_it_does_not_fit() -> None:
+    blocks = make_blocks(expand(["ANF-SAC"], num_seeds=4).lanes)
+    with pytest.raises(ValueError, match=r"with 4 lanes in block 1 .*another machine"):
+        Plan(blocks, "cpu", 200 * MIB, num_fixed=1).check_memory()
 
 
 def test_devices_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match=r"device must be one of auto, cpu.*got 'tpu'"):
-        make_plan((), "tpu")
+        resolve_device("tpu")
 
 
 def test_the_text_groups_like_lanes() -> None:
@@ -52,7 +61,7 @@ def test_the_text_groups_like_lanes() -> None:
     lanes = expand(
         ["ANF-SAC", "SAC", "TD3"], {"drop_fraction": [0.1, 0.2]}, 4, overrides, first_seed=2
     ).lanes
-    text = make_plan(make_blocks(lanes), "cpu", ["a note"]).text()
+    text = make_plan(make_blocks(lanes), "cpu", FREE, ["a note"]).text()
     lines = text.splitlines()
     assert lines[0] == "plan: 16 lanes in 3 blocks"
     assert sum(line.startswith("  ANF-SAC ") for line in lines) == 1
@@ -67,7 +76,7 @@ def test_the_text_groups_like_lanes() -> None:
 
 def test_the_text_says_why_sparse_layers_are_stored_as_they_are() -> None:
     lanes = expand(["ANF-SAC", "SAC", "TowS-SAC"], overrides={"noise_fraction": 0.9}).lanes
-    anf, dense, tows = make_plan(make_blocks(lanes), "cpu").text().split("\n\n")[1:4]
+    anf, dense, tows = make_plan(make_blocks(lanes), "cpu", FREE).text().split("\n\n")[1:4]
     reason = (
         "  layout: csr below a density of 0.6, where it was measured to be faster "
         "(profiling/README.md)"
@@ -81,7 +90,7 @@ def test_the_text_says_why_sparse_layers_are_stored_as_they_are() -> None:
 def test_lanes_of_one_masked_block_may_have_different_reasons() -> None:
     values = {"noise_fraction": 0.9, "batch_size": 100, "input_layer_sparsity": 0.3}
     lanes = expand(["SAC", "ANF-SAC", "DS-SAC", "Static-SAC"], overrides=values).lanes
-    lines = make_plan(make_blocks(lanes), "cpu").text().splitlines()
+    lines = make_plan(make_blocks(lanes), "cpu", FREE).text().splitlines()
     assert lines[0] == "plan: 4 lanes in 1 block"
     (layout,) = [line for line in lines if line.startswith("  layout: ")]
     first, second = layout.removeprefix("  layout: ").split("; ")
@@ -91,7 +100,7 @@ def test_lanes_of_one_masked_block_may_have_different_reasons() -> None:
 
 def test_the_text_groups_sparse_lanes_by_density_within_a_ragged_block() -> None:
     lanes = expand(["ANF-SAC"], {"input_layer_sparsity": [0.8, 0.9]}, 3).lanes
-    lines = make_plan(make_blocks(lanes), "cpu").text().splitlines()
+    lines = make_plan(make_blocks(lanes), "cpu", FREE).text().splitlines()
     assert lines[0] == "plan: 6 lanes in 1 block"
     rows = [line for line in lines if line.startswith("  ANF-SAC ")]
     assert [row.split()[1:3] for row in rows] == [["3", "0-2"]] * 2
@@ -101,6 +110,6 @@ def test_the_text_groups_sparse_lanes_by_density_within_a_ragged_block() -> None
 
 def test_a_raised_global_level_is_told() -> None:
     overrides = {"input_layer_sparsity": 0.8, "global_sparsity": 0.1, "noise_fraction": 0.9}
-    plan = make_plan(make_blocks(expand(["ANF-SAC"], overrides=overrides).lanes), "cpu")
+    plan = make_plan(make_blocks(expand(["ANF-SAC"], overrides=overrides).lanes), "cpu", FREE)
     assert any("raises the actor's global sparsity from 0.1 to 0.3" in note for note in plan.notes)
-    assert not make_plan(make_blocks(expand(["ANF-SAC"]).lanes), "cpu").notes
+    assert not make_plan(make_blocks(expand(["ANF-SAC"]).lanes), "cpu", FREE).notes

@@ -143,6 +143,7 @@ def test_torn_last_line_is_skipped_by_readers_and_removed_by_open(tmp_path: Path
     with open(run.path / "eval.csv", "ab") as file:
         file.write(b"0,ANF-SAC,Hopper-v3,3,0.9,,10000,1")
     assert len(read_evaluations(run.path)) == 2
+    run.close()
     again = RunFolder.open(run.path)
     assert (run.path / "eval.csv").read_bytes() == whole
     again.append_evaluation([sample_evaluation(0, 10000)])
@@ -153,6 +154,7 @@ def test_open_remakes_a_table_without_header(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run.path / "train.csv").write_text("lane,st")
     (run.path / "topology.csv").unlink()
+    run.close()
     RunFolder.open(run.path)
     assert read_training(run.path) == []
     assert read_topology(run.path) == []
@@ -171,6 +173,7 @@ def test_open_refuses_what_is_no_run(tmp_path: Path, manifest: str | None, messa
 
 def test_open_refuses_other_columns(tmp_path: Path) -> None:
     run = make_run(tmp_path)
+    run.close()
     (run.path / "eval.csv").write_text("lane,step\n")
     with pytest.raises(ValueError, match=r"^eval\.csv has columns lane,step: expected"):
         RunFolder.open(run.path)
@@ -205,9 +208,33 @@ def test_status_is_recorded_with_extras(tmp_path: Path) -> None:
     run.set_status("failed", cause="simulator")
     manifest = records.read_manifest(run.path)
     assert (manifest["status"], manifest["cause"]) == ("failed", "simulator")
+    run.close()
     assert RunFolder.open(run.path).manifest == manifest
     with pytest.raises(ValueError, match=r"^status 'sleeping' is unknown: one of running, "):
         run.set_status("sleeping")
+
+
+def test_a_run_is_written_by_one_at_a_time(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^run_dir .* is being trained by another process"):
+            RunFolder.open(run.path)
+        run.close()
+        run = RunFolder.open(run.path)
+    (run.path / "eval.csv").write_text("lane,step\n")
+    run.close()
+    for _ in range(2):  # who was refused holds nothing
+        with pytest.raises(ValueError, match="columns"):
+            RunFolder.open(run.path)
+
+
+def test_further_lanes_are_written_with_those_that_are_there(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    before = read_lanes(run.path)
+    run.write_lanes([*LANES, {"lane": 2, "block": 1, "policy": "TD3", "seed": 0, "tau": 0.5}])
+    lanes = read_lanes(run.path)
+    assert [{k: v for k, v in lane.items() if k != "tau"} for lane in lanes[:2]] == before
+    assert (lanes[2]["policy"], lanes[2]["tau"], lanes[0]["tau"]) == ("TD3", 0.5, None)
 
 
 def test_failed_rewrite_keeps_the_old_manifest(
@@ -221,6 +248,16 @@ def test_failed_rewrite_keeps_the_old_manifest(
     assert (run.path / "manifest.json").read_bytes() == before
     assert names_in(run.path) == entries
     assert run.manifest["status"] == "running"
+
+
+def test_every_start_leaves_its_commit_and_versions(tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    with RunFolder.open(tmp_path / "run") as run:
+        run.begin_again(num_starts=1)
+    manifest = records.read_manifest(run.path)
+    assert (manifest["status"], manifest["num_starts"]) == ("running", 1)
+    assert [set(one) for one in manifest["starts"]] == [{"started_at", "commit", "versions"}] * 2
+    assert manifest["starts"][0]["started_at"] == manifest["started_at"]
 
 
 def test_append_on_a_full_disk_adds_nothing(

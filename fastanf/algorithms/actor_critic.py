@@ -29,6 +29,7 @@ from fastanf.nets import NUM_CRITICS, ActionRange, StackedMLP, TwinCritic, build
 from fastanf.replay import Batch
 from fastanf.rng import LaneRng
 from fastanf.sparse.evolution import TopologyEvolution, TopologySettings
+from fastanf.sparse.input_penalty import InputPenalty
 from fastanf.sparse.layers import CsrLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
 from fastanf.sparse.trim import trim_to_
@@ -54,20 +55,25 @@ class AlgorithmSettings:
     activation: Activation
     """Of the hidden layers."""
     actor_active: Sequence[Sequence[int]]
-    """Active connections per layer and lane."""
+    """Active connections per layer and lane, where they are pruned those that stay."""
     critic_active: Sequence[Sequence[int]]
     """The same for each of the two critics."""
     actor_layouts: Sequence[str]
     """How each layer's connections are stored, "masked" or "csr"."""
     critic_layouts: Sequence[str]
-    topology: TopologySettings
+    actor_topology: TopologySettings
     """How connections change."""
+    critic_topology: TopologySettings
     learning_rate: Tensor
     """[L]."""
     weight_decay: Tensor
     """[L] coupled L2."""
     mask_moments: Tensor
     """[L] bool, MaskAdam where true."""
+    input_l1: Tensor
+    """[L] strength of the penalties on the first layers' feature weights."""
+    input_group_lasso: Tensor
+    """[L]."""
     discount: Tensor
     """[L]."""
     tau: Tensor
@@ -86,6 +92,10 @@ class AlgorithmSettings:
     """[L]."""
     exploration_noise: Tensor
     """[L] deviation of TD3's exploration."""
+    layer_norm: bool = False
+    """Hidden layers are normalised before their activation."""
+    input_gate: bool = False
+    """Every feature has a learned gate in each network."""
     use_sgd: bool = False
     """Plain gradient descent in place of Adam."""
     trim_targets: bool = False
@@ -101,6 +111,8 @@ class UpdateKind(NamedTuple):
     """A step of the actor."""
     targets: bool
     """A step of the targets, in some lanes at least."""
+    gradients: bool
+    """Dense gradients are kept, for connections that are to grow by them."""
 
 
 class Seen(NamedTuple):
@@ -143,15 +155,18 @@ class ActorCritic(ABC):
         )
         F, A = settings.num_features, len(settings.action_low)
         self.num_actions = A
+        num_gates = F if settings.input_gate else 0
         actor_sizes = (F, *settings.hidden, self.actor_outputs_per_action * A)
         critic_sizes = (F + A, *settings.hidden, 1)
         self.actor_mlp = build_mlp(
             rng, ACTOR, actor_sizes, settings.actor_active, 1, settings.activation,
-            self.initialisation, settings.actor_layouts,
+            self.initialisation, settings.actor_layouts, settings.layer_norm, num_gates,
+            settings.actor_topology.starts_dense,
         )  # fmt: skip
         critic_mlp = build_mlp(
             rng, CRITIC, critic_sizes, settings.critic_active, NUM_CRITICS, settings.activation,
-            self.initialisation, settings.critic_layouts,
+            self.initialisation, settings.critic_layouts, settings.layer_norm, num_gates,
+            settings.critic_topology.starts_dense,
         )  # fmt: skip
         self.critic = TwinCritic(critic_mlp)
         self.target_critic = self.critic.target_copy()
@@ -178,6 +193,9 @@ class ActorCritic(ABC):
             s.mask_moments,
             s.use_sgd,
             masks_targets=not s.trim_targets,
+            penalty=InputPenalty(
+                network.layers[0], s.num_features, s.input_l1, s.input_group_lasso
+            ),
         )
 
     def _topology(
@@ -190,8 +208,9 @@ class ActorCritic(ABC):
         # Trimmed targets choose their own connections.
         follows = target is not None and not self.settings.trim_targets
         target_layers = target.layers if target is not None and follows else ()
+        settings = self.settings.actor_topology if index == ACTOR else self.settings.critic_topology
         return TopologyEvolution(
-            self.settings.topology, index, network.layers, target_layers, optimizer, self.rng
+            settings, index, network.layers, target_layers, optimizer, self.rng
         )
 
     def kind_of(self, update: int) -> UpdateKind:
@@ -199,6 +218,12 @@ class ActorCritic(ABC):
         return UpdateKind(
             actor=update % self.settings.policy_delay == 0,
             targets=any(update % period == 0 for period in self.settings.target_period),
+            # An actor's connections may grow by the gradient of an update before.
+            gradients=any(
+                topology.needs_gradient(coming)
+                for topology in self.topologies
+                for coming in range(update, update + self.settings.policy_delay)
+            ),
         )
 
     def update_(
@@ -215,6 +240,8 @@ class ActorCritic(ABC):
             kind: of this number.
             envs_per_lane: E of the replay, to read an observation's time from its id.
         """
+        for topology in self.topologies:
+            topology.keep_gradients_(kind.gradients)
         call, half = CALLS_PER_UPDATE * update, CALLS_PER_UPDATE // 2
         features = self.features
         view = features.view(batch.obs, batch.obs_id, call, envs_per_lane, half)
@@ -334,7 +361,7 @@ class ActorCritic(ABC):
                     state[f"{name}.{parameter.name}.mask"] = layer.connection_mask()
         for name, optimizer in self._optimizers().items():
             state |= {f"{name}.optimizer.{k}": v for k, v in optimizer.state_dict().items()}
-        return state
+        return state | self._delayed_gradients()
 
     @torch.no_grad()
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
@@ -363,6 +390,16 @@ class ActorCritic(ABC):
             optimizer.load_state_dict_(
                 {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             )
+        for name, gradient in self._delayed_gradients().items():
+            gradient.copy_(state[name])
+
+    def _delayed_gradients(self) -> dict[str, Tensor]:
+        """Those that connections of the actor may grow by after an update without its step."""
+        if self.settings.policy_delay == 1:
+            return {}
+        parameters = self.actor_optimizer.parameters
+        kept = self.topologies[ACTOR].kept_gradients
+        return {f"actor.{parameters[own.parameter].name}.gradient": own.kept for own in kept}
 
     def _optimizers(self) -> dict[str, StackedOptimizer]:
         return {"actor": self.actor_optimizer, "critic": self.critic_optimizer}

@@ -1,113 +1,36 @@
 """When and where the connections of one network change, for all lanes of a block.
 
-Axes: L lanes, C critics (1 for an actor), G = L * C rows of a layer's stacked weights. Each lane
-has its own topology, period and drop fraction; sparse/topology.py holds the rules. Source: SET,
-Mocanu et al. 2018, arXiv 1707.04780; Grooten et al. 2023, Alg. 1.
+Axes: L lanes, C critics (1 for an actor), G = L * C rows of a layer's stacked weights, n
+connections of a row. Each lane has its own topology and schedule; sparse/topology.py holds the
+rules. SET has kernels of its own; other topologies are plain torch, on the lanes that are due.
 
-Which lanes are due is the host's knowledge, and what they change the device's: of a masked layer on
-a GPU nothing is read by the host.
+Which lanes are due, and how many connections leave, is the host's knowledge, and what they change
+the device's: of a masked layer on a GPU nothing is read by the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from fastanf.instrument import Stage, stage
 from fastanf.kernels.csr_evolve import EvolutionKeys, can_evolve_in_place, csr_evolve_
-from fastanf.kernels.select import masked_evolve_
+from fastanf.kernels.philox import random_bits, random_uniform
+from fastanf.kernels.select import CHUNK_BYTES, masked_evolve_
 from fastanf.rng import LaneRng, Stream, stream_word
 from fastanf.sparse import masks
+from fastanf.sparse.evolving_layer import EvolvingLayer, TopologySettings
 from fastanf.sparse.layers import LAYERS_PER_NETWORK, CsrLinear, MaskedLinear, StackedLinear
 from fastanf.sparse.mask_adam import StackedOptimizer
-from fastanf.sparse.topology import (
-    TOPOLOGIES,
-    due_lanes,
-    evolve_,
-    new_weight_bound,
-    new_weight_values,
-)
+from fastanf.sparse.schedule import Clock
+from fastanf.sparse.topology import SET, Topology, evolve_, new_weight_values
 
+__all__ = ["TopologyEvolution", "TopologySettings"]
 
-@dataclass(frozen=True)
-class TopologySettings:
-    """How the connections of each lane change; every field has one entry a lane."""
-
-    topology: Sequence[str]
-    """A name in TOPOLOGIES."""
-    drop_fraction: Sequence[float]
-    """Share of the active connections that leaves, in [0, 1]."""
-    period: Sequence[int]
-    """Updates from one change to the next."""
-    new_weights: Sequence[str]
-    """How a grown connection starts: zero, unif or xavier."""
-
-
-class DueRows(NamedTuple):
-    """How many connections leave each row of a layer, when certain lanes are due."""
-
-    counts: list[int]
-    """[G]."""
-    on_device: Tensor
-    """The same, int64 where the layer lies."""
-
-
-class EvolvingLayer:
-    """A sparse layer, its target and how many connections each row lets go.
-
-    Args:
-        index: of the layer in its network.
-        layer: the layer.
-        target: the same layer of the target network, or None.
-        settings: of the lanes.
-    """
-
-    def __init__(
-        self,
-        index: int,
-        layer: StackedLinear,
-        target: StackedLinear | None,
-        settings: TopologySettings,
-    ):
-        self.index, self.layer, self.target = index, layer, target
-        self.num_copies = layer.shape[0] // len(settings.topology)
-        _, num_outputs, num_inputs = layer.shape
-        self.num_drop = [
-            self._num_to_drop(settings, row // self.num_copies, active)
-            for row, active in enumerate(layer.active().tolist())
-        ]
-        self.new_bound = [
-            new_weight_bound(method, num_inputs, num_outputs)
-            for method in settings.new_weights
-            for _ in range(self.num_copies)
-        ]
-        self.new_bound_on_device = torch.tensor(
-            self.new_bound, dtype=torch.float32, device=layer.trained.device
-        )
-        self._due: dict[tuple[bool, ...], DueRows] = {}
-
-    def _num_to_drop(self, settings: TopologySettings, lane: int, active: int) -> int:
-        _, num_outputs, num_inputs = self.layer.shape
-        if active == num_outputs * num_inputs:
-            return 0
-        topology = TOPOLOGIES[settings.topology[lane]]
-        return topology.num_to_drop(active, settings.drop_fraction[lane])
-
-    def due_rows(self, due: tuple[bool, ...]) -> DueRows:
-        """What leaves when these lanes are due, [L]; copied to the device once and kept: there are
-        as many such sets as ways in which the lanes' periods meet.
-        """
-        if due not in self._due:
-            counts = [
-                n if due[row // self.num_copies] else 0 for row, n in enumerate(self.num_drop)
-            ]
-            on_device = torch.tensor(counts, device=self.layer.trained.device)
-            self._due[due] = DueRows(counts, on_device)
-        return self._due[due]
+# Temporary memory for each connection of a lane that is changed in plain torch, roughly.
+_BYTES_EACH = 256
 
 
 class TopologyEvolution:
@@ -130,29 +53,57 @@ class TopologyEvolution:
             for index, layer in enumerate(layers)
             if layer.is_sparse
         ]
-        self._evolving = [EvolvingLayer(*layer, settings) for layer in self.layers]
-        self._evolves = any(any(evolving.num_drop) for evolving in self._evolving)
-        self._distinct_periods = sorted(set(settings.period))
+        self._evolving = [
+            EvolvingLayer(*layer, settings, optimizer.index_of(layer[1].trained))
+            for layer in self.layers
+        ]
+        self._clocks: list[tuple[Topology, Clock] | None] = [
+            (topology, schedule.clock)
+            if any(evolving.may_change(lane) for evolving in self._evolving)
+            else None
+            for lane, (topology, schedule) in enumerate(
+                zip(settings.topologies, settings.schedules, strict=True)
+            )
+        ]
+        self._distinct_clocks = {clock for clock in self._clocks if clock is not None}
+        evolving = {topology for topology, _ in self._distinct_clocks}
+        self._topologies = sorted(evolving, key=lambda topology: topology.name)
+
+        self.kept_gradients = [e.gradient for e in self._evolving if e.gradient is not None]
+        """What connections grow by, where a lane's topology asks for it."""
+
+    def keep_gradients_(self, is_wanted: bool) -> None:
+        """Let the optimizer's next step keep what connections grow by, or nothing."""
+        self.optimizer.kept_gradients = self.kept_gradients if is_wanted else ()
+
+    def needs_gradient(self, update: int) -> bool:
+        """Whether connections grow by the dense gradient after this update."""
+        return any(
+            topology.needs_gradient and topology.when(clock, update)
+            for topology, clock in self._distinct_clocks
+        )
 
     @torch.no_grad()
     def evolve_if_due_(self, update: int) -> bool:
-        """Drop and grow in the lanes whose turn it is after update number `update` (the first is
-        1).
+        """Change the connections of the lanes whose turn it is after update number `update` (the
+        first is 1).
 
         Returns:
             Whether any lane was due.
         """
-        if not self._evolves or not any(due_lanes(update, self._distinct_periods)):
+        is_due = {
+            (topology, clock): topology.when(clock, update)
+            for topology, clock in self._distinct_clocks
+        }
+        if not any(is_due.values()):
             return False
-        due = tuple(due_lanes(update, self.settings.period))
+        due = tuple(clock is not None and is_due[clock] for clock in self._clocks)
         with stage(Stage.TOPOLOGY):
             for evolving in self._evolving:
-                rows = evolving.due_rows(due)
-                if any(rows.counts):
-                    self._evolve_layer_(evolving, rows, update)
+                self._evolve_layer_(evolving, due, update)
         return True
 
-    def _evolve_layer_(self, evolving: EvolvingLayer, rows: DueRows, update: int) -> None:
+    def _evolve_layer_(self, evolving: EvolvingLayer, due: tuple[bool, ...], update: int) -> None:
         sub = LAYERS_PER_NETWORK * self.network + evolving.index
         keys = EvolutionKeys(
             self.rng.key,
@@ -161,67 +112,134 @@ class TopologyEvolution:
             stream_word(Stream.TOPOLOGY_GROW, sub),
             stream_word(Stream.TOPOLOGY_VALUE, sub),
         )
+        for topology in self._topologies:
+            if topology is SET and self._evolve_set_(evolving, due, update, keys):
+                continue
+            counts = evolving.counts(topology, due, update)
+            self._evolve_spread_(evolving, topology, counts, keys)
+
+    def _evolve_set_(
+        self, evolving: EvolvingLayer, due: tuple[bool, ...], update: int, keys: EvolutionKeys
+    ) -> bool:
+        """SET by the kernels that know it; False where there are none for this layer."""
         layer = evolving.layer
+        in_csr = isinstance(layer, CsrLinear) and can_evolve_in_place(layer.value)
+        if not in_csr and (isinstance(layer, CsrLinear) or masks.is_looped(layer.trained)):
+            return False
+        rows = evolving.set_rows(due, update)
+        if not any(rows.counts):
+            return True
         moments = self.optimizer.moments_of(layer.trained)
         target = None if evolving.target is None else evolving.target.trained
-        if isinstance(layer, CsrLinear) and can_evolve_in_place(layer.value):
+        if isinstance(layer, CsrLinear):
             csr_evolve_(
                 layer.value, layer.at, rows.counts, keys, evolving.new_bound, moments, target
             )
-        elif isinstance(layer, MaskedLinear) and not masks.is_looped(layer.weight):
-            assert layer.mask is not None
-            G = layer.shape[0]
-            masked_evolve_(
-                layer.weight.detach().view(G, -1), layer.mask.view(G, -1), rows.on_device, keys,
-                evolving.new_bound_on_device, [moment.view(G, -1) for moment in moments],
-                self.optimizer.mask_moments, None if target is None else target.view(G, -1),
-            )  # fmt: skip
-        else:
-            self._evolve_spread_(evolving, rows, update, sub)
+            return True
+        assert isinstance(layer, MaskedLinear) and layer.mask is not None
+        G = layer.shape[0]
+        masked_evolve_(
+            layer.weight.detach().view(G, -1), layer.mask.view(G, -1), rows.on_device, keys,
+            evolving.new_bound_on_device, [moment.view(G, -1) for moment in moments],
+            self.optimizer.mask_moments, None if target is None else target.view(G, -1),
+        )  # fmt: skip
+        return True
 
     def _evolve_spread_(
-        self, evolving: EvolvingLayer, rows: DueRows, update: int, sub: int
+        self, evolving: EvolvingLayer, topology: Topology, counts: list[int], keys: EvolutionKeys
     ) -> None:
-        """Any layout in plain torch: its tensors as if dense, changed by sparse/topology.py."""
+        """Any topology and layout in plain torch: the layer's tensors as if dense, the lanes that
+        are due taken out and put back.
+
+        Args:
+            evolving: the layer.
+            topology: the rules.
+            counts: [G] connections that leave; lanes without any keep every bit.
+            keys: random words.
+        """
         layer, target, C = evolving.layer, evolving.target, evolving.num_copies
-        G, num_outputs, num_inputs = layer.shape
-        shape = (C, num_outputs * num_inputs)
-
-        def keys(stream: Stream) -> Tensor:
-            return self.rng.bits(stream, update, shape, sub=sub).reshape(G, -1)
-
-        mask, weight = layer.connection_mask(), layer.trained.detach()
+        lanes = [lane for lane in range(len(counts) // C) if any(counts[C * lane : C * lane + C])]
+        if not lanes:
+            return
+        mask = layer.connection_mask()
         assert mask is not None
         moments = self.optimizer.moments_of(layer.trained)
-        tensors = [weight, *moments, *([] if target is None else [target.trained])]
+        tensors = [layer.trained.detach(), *moments, *([] if target is None else [target.trained])]
         dense = [layer.spread(tensor) for tensor in tensors]
+        for some in _chunks(lanes, _BYTES_EACH * C * mask[0].numel()):
+            rows = [C * lane + copy for lane in some for copy in range(C)]
+            at = masks.on_device(rows, mask.device)
+            own = [tensor.flatten(1)[at] for tensor in (mask, *dense)]
+            self._evolve_rows_(evolving, topology, some, [counts[row] for row in rows], own, keys)
+            for tensor, moved in zip((mask, *dense), own, strict=True):
+                tensor.view(len(counts), -1)[at] = moved
+        if isinstance(layer, CsrLinear):
+            layer.set_connections_(mask)
+            for tensor, moved in zip(tensors, dense, strict=True):
+                tensor.copy_(layer.collect(moved))
+
+    def _evolve_rows_(
+        self,
+        evolving: EvolvingLayer,
+        topology: Topology,
+        lanes: list[int],
+        counts: list[int],
+        own: list[Tensor],
+        keys: EvolutionKeys,
+    ) -> None:
+        """Some lanes' rows by the rules: `own` is their mask, weights, moments and, where there is
+        one, target, each [R, n]; `counts` [R] connections leave.
+        """
+        C, device = evolving.num_copies, own[0].device
+        at = masks.on_device(lanes, device)
+        lane_keys = keys.key[at]
+        step = torch.full_like(lane_keys, keys.step)[:, None]
+        shape = own[0].shape
+
+        def words(stream: int) -> Tensor:
+            return random_bits(lane_keys, step, stream, C * shape[1]).reshape(shape)
+
+        num_moments = len(own) - 2 - (evolving.target is not None)
         evolve_(
-            dense[0].view(G, -1),
-            mask.view(G, -1),
-            rows.counts if masks.is_looped(weight) else rows.on_device,
-            keys(Stream.TOPOLOGY_DROP),
-            keys(Stream.TOPOLOGY_GROW),
-            self._new_values(layer, shape, update, sub),
-            [moment.view(G, -1) for moment in dense[1 : 1 + len(moments)]],
-            self.optimizer.mask_moments.repeat_interleave(C),
+            own[1],
+            own[0],
+            counts if masks.is_looped(own[0]) else masks.on_device(counts, device),
+            words(keys.drop),
+            words(keys.grow),
+            self._new_values(evolving, lanes, lane_keys, step, keys.value),
+            own[2 : 2 + num_moments],
+            self.optimizer.mask_moments[at].repeat_interleave(C),
+            topology,
+            evolving.gradient.of(lanes) if topology.needs_gradient and evolving.gradient else None,
         )
-        if target is not None:
-            dense[-1].mul_(mask)
-        layer.set_connections_(mask)
-        for tensor, moved in zip(tensors, dense, strict=True):
-            tensor.copy_(layer.collect(moved))
+        if evolving.target is not None:
+            own[-1].masked_fill_(~own[0], 0)
 
     def _new_values(
-        self, layer: StackedLinear, shape: tuple[int, int], update: int, sub: int
+        self,
+        evolving: EvolvingLayer,
+        lanes: list[int],
+        lane_keys: Tensor,
+        step: Tensor,
+        stream: int,
     ) -> Tensor | None:
-        methods = self.settings.new_weights
+        """[R, n] first weights of some lanes' rows where they grow; None where all are 0."""
+        methods = [self.settings.new_weights[lane] for lane in lanes]
         if all(method == "zero" for method in methods):
             return None
-        L, (_, num_outputs, num_inputs) = len(methods), layer.shape
-        uniforms = self.rng.uniform(Stream.TOPOLOGY_VALUE, update, shape, sub=sub)
-        values = torch.zeros_like(uniforms)  # [L, C, n]
-        for lane in range(L):
-            drawn = new_weight_values(methods[lane], uniforms[lane], num_inputs, num_outputs)
+        _, num_outputs, num_inputs = evolving.layer.shape
+        num_each = evolving.num_copies * num_outputs * num_inputs
+        uniforms = random_uniform(lane_keys, step, stream, num_each).view(len(lanes), num_each)
+        values = torch.zeros_like(uniforms)
+        for place, method in enumerate(methods):
+            drawn = new_weight_values(method, uniforms[place], num_inputs, num_outputs)
             if drawn is not None:
-                values[lane] = drawn
-        return values.reshape(layer.shape[0], -1)
+                values[place] = drawn
+        return values.view(-1, num_outputs * num_inputs)
+
+
+def _chunks(lanes: Sequence[int], bytes_each: int) -> Iterator[list[int]]:
+    """Lanes in groups whose temporary tensors fit together."""
+    step = max(1, CHUNK_BYTES // bytes_each)
+    for begin in range(0, len(lanes), step):
+        yield list(lanes[begin : begin + step])

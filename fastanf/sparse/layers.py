@@ -123,17 +123,23 @@ class StackedLinear(ABC):
     def active(self) -> Tensor:
         """[G] number of active connections."""
 
+    def fewest_active(self) -> Tensor:
+        """[G] number of active connections at the end of the run: fewer than now where they are
+        being pruned.
+        """
+        return self.active()
+
     @abstractmethod
     def connection_mask(self) -> Tensor | None:
         """[G, O, I] bool; None for a dense layer."""
 
     @abstractmethod
     def set_connections_(self, mask: Tensor) -> None:
-        """Take over connections [G, O, I], as many as there are now; values are left to the
-        caller.
+        """Take over connections [G, O, I], as many as there are now, or as may be where they are
+        pruned; values are left to the caller.
 
         Raises:
-            ValueError: a matrix would have another number of connections.
+            ValueError: a matrix would have a number of connections that it never has.
         """
 
     @abstractmethod
@@ -158,11 +164,19 @@ class MaskedLinear(StackedLinear):
         weight: [G, O, I], zero where the mask is.
         bias: [G, O].
         mask: [G, O, I] bool, or None when every row is dense.
+        num_prunable: [G] int64, of the possible connections, how many a dense start loses to
+            pruning by the end, 0 where their number never changes; None for 0 everywhere.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, mask: Tensor | None = None):
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        mask: Tensor | None = None,
+        num_prunable: Tensor | None = None,
+    ):
         self.trained = self.weight = weight
-        self.bias, self.mask = bias, mask
+        self.bias, self.mask, self.num_prunable = bias, mask, num_prunable
         self.shape = (weight.shape[0], weight.shape[1], weight.shape[2])
 
     @property
@@ -200,13 +214,23 @@ class MaskedLinear(StackedLinear):
         G, O, I = self.shape
         return torch.full((G,), O * I) if self.mask is None else self.mask.flatten(1).sum(1)
 
+    def fewest_active(self) -> Tensor:
+        if self.num_prunable is None:
+            return self.active()
+        _, O, I = self.shape
+        return torch.where(self.num_prunable > 0, O * I - self.num_prunable, self.active())
+
     def connection_mask(self) -> Tensor | None:
         return self.mask
 
     def set_connections_(self, mask: Tensor) -> None:
         assert self.mask is not None
-        if not torch.equal(mask.flatten(1).sum(1), self.active()):
-            raise ValueError(_other_counts(self, mask))
+        found = mask.flatten(1).sum(1)
+        is_fine = found == self.active()
+        if self.num_prunable is not None:
+            is_fine |= (self.num_prunable > 0) & (found >= self.fewest_active())
+        if not bool(is_fine.all()):
+            raise ValueError(_other_counts(self, mask, is_fine))
         self.mask.copy_(mask)
 
     def spread(self, tensor: Tensor) -> Tensor:
@@ -277,8 +301,9 @@ class CsrLinear(StackedLinear):
 
     def set_connections_(self, mask: Tensor) -> None:
         counts = mask.flatten(1).sum(1)
-        if not torch.equal(counts, self.active()):
-            raise ValueError(_other_counts(self, mask))
+        is_fine = counts == self.active()
+        if not bool(is_fine.all()):
+            raise ValueError(_other_counts(self, mask, is_fine))
         self.at.move_to_(Connections.of_mask(mask, self.at.num_stored))
 
     def spread(self, tensor: Tensor) -> Tensor:
@@ -295,10 +320,12 @@ def pick_copies(tensor: Tensor, copy: slice, num_copies: int) -> Tensor:
     return tensor.unflatten(0, (-1, num_copies))[:, copy].flatten(0, 1)
 
 
-def _other_counts(layer: StackedLinear, mask: Tensor) -> str:
-    found = mask.flatten(1).sum(1)
-    g = int((found != layer.active()).nonzero()[0])
+def _other_counts(layer: StackedLinear, mask: Tensor, is_fine: Tensor) -> str:
+    found, fewest = mask.flatten(1).sum(1), layer.fewest_active()
+    g = int((~is_fine).nonzero()[0])
+    active = int(layer.active()[g])
+    is_pruned = f", and at least {int(fewest[g])}," * (int(fewest[g]) < active)
     return (
         f"matrix {g} of a layer {layer.shape[1]} x {layer.shape[2]} has "
-        f"{int(layer.active()[g])} connections and cannot take over {int(found[g])}"
+        f"{active} connections{is_pruned} and cannot take over {int(found[g])}"
     )

@@ -23,6 +23,8 @@ from fastanf.kernels.mask_adam import (
     mask_adam_,
     mask_sgd_,
 )
+from fastanf.sparse.input_penalty import InputPenalty
+from fastanf.sparse.kept_gradient import KeptGradient
 from fastanf.sparse.layers import Parameter
 
 
@@ -37,6 +39,7 @@ class StackedOptimizer:
         mask_moments: [L] bool, True for MaskAdam.
         use_sgd: plain gradient descent in place of Adam, for all lanes.
         masks_targets: keep targets on the connections of their network; else they move everywhere.
+        penalty: of the first layer's weights, added to their gradient; or None.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class StackedOptimizer:
         mask_moments: Tensor,
         use_sgd: bool = False,
         masks_targets: bool = True,
+        penalty: InputPenalty | None = None,
     ):
         self.parameters = list(parameters)
         self.targets = list(targets)
@@ -55,6 +59,9 @@ class StackedOptimizer:
         self.mask_moments = mask_moments
         self.use_sgd = use_sgd
         self.masks_targets = masks_targets
+        self._penalty = penalty
+        self.kept_gradients: Sequence[KeptGradient] = ()
+        """What the next step keeps of the gradients of the loss."""
         self.num_steps: int | Tensor = _zero_steps(self.parameters)
         self._fused: dict[bool, FusedStep] = {}
         self.exp_avg: list[Tensor] = []
@@ -71,8 +78,10 @@ class StackedOptimizer:
     def step_(self, grads: Sequence[Tensor], tau: Tensor | None = None) -> None:
         """One step; with tau [L] the targets then move by tau towards the new weights."""
         self.num_steps += 1  # a tensor stays where it is, so that a CUDA graph counts
+        for kept in self.kept_gradients:
+            kept.keep_(grads)
         follows = bool(self.targets) and tau is not None and self.masks_targets
-        grads = [grad.contiguous() for grad in grads]
+        grads = [grad.contiguous() for grad in self._penalised(grads)]
         if all(is_fused(parameter.tensor) for parameter in self.parameters):
             self._fused_step_(grads, tau if follows else None)
         else:
@@ -80,6 +89,15 @@ class StackedOptimizer:
                 self._plain_step_(tensor, grad, tau if follows else None)
         if tau is not None and not self.masks_targets:
             self.follow_(tau)
+
+    def _penalised(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        penalty = self._penalty
+        if penalty is None or penalty.is_nothing:
+            return grads
+        return [
+            penalty.added(grad) if parameter.layer is penalty.layer else grad
+            for parameter, grad in zip(self.parameters, grads, strict=True)
+        ]
 
     def _fused_step_(self, grads: Sequence[Tensor], tau: Tensor | None) -> None:
         follows = tau is not None
@@ -155,11 +173,15 @@ class StackedOptimizer:
     def _moments(self) -> tuple[tuple[str, list[Tensor]], ...]:
         return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)
 
+    def index_of(self, tensor: Tensor) -> int:
+        """The place of a trained tensor among `tensors()`."""
+        return next(i for i, p in enumerate(self.parameters) if p.tensor is tensor)
+
     def moments_of(self, tensor: Tensor) -> list[Tensor]:
         """Both moments of a trained tensor, or none (SGD)."""
         if self.use_sgd:
             return []
-        index = next(i for i, p in enumerate(self.parameters) if p.tensor is tensor)
+        index = self.index_of(tensor)
         return [self.exp_avg[index], self.exp_avg_sq[index]]
 
 

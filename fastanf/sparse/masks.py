@@ -133,6 +133,11 @@ def host_counts(name: str, counts: RowCounts, num_rows: int) -> list[int]:
     return values
 
 
+def on_device(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers of the host where they are computed with; the device is not waited for."""
+    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+
+
 def _checked(counts: list[int], n: int) -> list[int]:
     for count in counts:
         if not 0 <= count <= n:

@@ -1,25 +1,26 @@
-"""How the connections of a layer change while it learns: which leave, which grow, and when.
+"""How the connections of a layer change while it learns: when, how many, which leave, which grow.
 
-A topology answers three questions:
-
-    when            every `topology_period` updates, at updates 2, 2 + period, 2 + 2*period, ...
-    which leave     SET: the floor(drop_fraction * active) connections of smallest |weight|
-    which grow      SET: as many, uniformly among all that are inactive after the drop
+                when and how many       which leave           which grow
+    set         a share, each period    of smallest |weight|  uniformly among all inactive
+    rigl        likewise                of smallest |weight|  inactive of largest |dense gradient|
+    pruning     the cubic schedule      of smallest |weight|  none; the start is dense
+    static      never
 
 SET is Mocanu et al. 2018, arXiv 1707.04780, with the drop by magnitude of Grooten et al. 2023,
-arXiv 2302.06548. A static topology answers "none". The number of active connections of a row never
-changes. A connection that leaves and grows again at once starts fresh.
+arXiv 2302.06548; RigL Evci et al. 2020, arXiv 1911.11134, Alg. 1; gradual magnitude pruning Zhu and
+Gupta 2017, arXiv 1710.01878. sparse/schedule.py says when and how many. Connections that have just
+left are among the inactive; one that leaves and grows again at once starts fresh. The number of
+active connections of a row never changes, but by pruning.
 
 Random numbers are arguments: the smallest keys win a draw, so that the caller decides the streams.
 Counts that lie on a GPU are not checked: the host would have to wait for it.
 
-Axes: M rows (one layer of one lane and critic), n = H*F connections, L lanes.
+Axes: M rows (one layer of one lane and critic), n = H*F connections.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from types import MappingProxyType
 
 import torch
@@ -27,17 +28,28 @@ from torch import Tensor
 
 from fastanf.kernels.select import magnitude_bits
 from fastanf.sparse.masks import RowCounts, select_in_rows
-
-FIRST_UPDATE = 2
-"""Number of the first update after which the published agents evolve (ANF, code)."""
+from fastanf.sparse.schedule import (
+    Clock,
+    RowSize,
+    Schedule,
+    num_pruned,
+    num_replaced,
+    pruning_is_due,
+    replacement_is_due,
+)
 
 NEW_WEIGHTS = ("zero", "unif", "xavier")
 """How a connection that grows starts, by the name the option takes."""
 
+WhenRule = Callable[[Clock, int], bool]
+"""(clock, update) -> whether connections change after this update."""
+CountRule = Callable[[Schedule, RowSize, int], int]
+"""(schedule, row, update) -> connections of a row that leave at an update that is due."""
 LeaveRule = Callable[[Tensor, Tensor, RowCounts, Tensor], Tensor]
 """(weight, mask, num_drop, random_keys) -> [M, n] bool, active connections that leave."""
-GrowRule = Callable[[Tensor, RowCounts, Tensor], Tensor]
-"""(mask_after_drop, num_grow, keys) -> [M, n] bool, inactive connections that grow."""
+GrowRule = Callable[[Tensor, RowCounts, Tensor, Tensor | None], Tensor]
+"""(mask_after_drop, num_grow, random_keys, gradient) -> [M, n] bool, inactive connections that
+grow."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +58,6 @@ class Evolution:
 
     dropped: Tensor
     grown: Tensor
-
-
-def is_due(update: int, period: int) -> bool:
-    """Whether the topology evolves after this update: 2, 2 + period, 2 + 2*period, ...
-
-    Args:
-        update: number of the update, the first is 1.
-        period: updates from one evolution to the next, >= 1.
-
-    Raises:
-        ValueError: period < 1.
-    """
-    if period < 1:
-        raise ValueError(f"topology_period={period} is not allowed; it must be 1 or more updates")
-    return update >= FIRST_UPDATE and (update - FIRST_UPDATE) % period == 0
-
-
-def due_lanes(update: int, periods: RowCounts) -> list[bool]:
-    """`is_due` for each lane, whose periods may differ: [L] periods -> [L] bool."""
-    return [is_due(update, int(period)) for period in periods]
-
-
-def num_to_drop(active_count: int, drop_fraction: float) -> int:
-    """floor(drop_fraction * active_count), as if the fraction were the decimal that was typed.
-
-    Args:
-        active_count: active connections of the row, >= 0.
-        drop_fraction: in [0, 1], the zeta of SET.
-
-    Raises:
-        ValueError: drop_fraction outside [0, 1].
-    """
-    if not 0 <= drop_fraction <= 1:
-        raise ValueError(f"drop_fraction={drop_fraction} is not allowed; it must lie in 0..1")
-    return math.floor(Fraction(repr(float(drop_fraction))) * active_count)
 
 
 def drop_smallest(weight: Tensor, mask: Tensor, num_drop: RowCounts, random_keys: Tensor) -> Tensor:
@@ -103,7 +80,12 @@ def drop_smallest(weight: Tensor, mask: Tensor, num_drop: RowCounts, random_keys
     return select_in_rows("num_drop", num_drop, mask, magnitude_bits(weight), random_keys)
 
 
-def grow_random(mask_after_drop: Tensor, num_grow: RowCounts, random_keys: Tensor) -> Tensor:
+def grow_random(
+    mask_after_drop: Tensor,
+    num_grow: RowCounts,
+    random_keys: Tensor,
+    gradient: Tensor | None = None,
+) -> Tensor:
     """The inactive connections of smallest key in each row: with independent keys, a uniform draw.
 
     A connection that has just left may come back.
@@ -112,6 +94,7 @@ def grow_random(mask_after_drop: Tensor, num_grow: RowCounts, random_keys: Tenso
         mask_after_drop: [M, n] bool.
         num_grow: [M] in 0..inactive.
         random_keys: [M, n] independent draws, integer or float without NaN.
+        gradient: not looked at.
 
     Returns:
         [M, n] bool.
@@ -122,28 +105,62 @@ def grow_random(mask_after_drop: Tensor, num_grow: RowCounts, random_keys: Tenso
     return select_in_rows("num_grow", num_grow, ~mask_after_drop, random_keys)
 
 
+def grow_by_gradient(
+    mask_after_drop: Tensor, num_grow: RowCounts, random_keys: Tensor, gradient: Tensor | None
+) -> Tensor:
+    """The inactive connections of largest |gradient| in each row; equal ones grow at random, such
+    as those of units that are off for the whole minibatch.
+
+    A connection that has just left may come back. A NaN counts as larger than infinity.
+
+    Args:
+        mask_after_drop: [M, n] bool.
+        num_grow: [M] in 0..inactive.
+        random_keys: [M, n] independent draws, integer or float without NaN.
+        gradient: [M, n] of the loss, inactive connections included.
+
+    Returns:
+        [M, n] bool.
+
+    Raises:
+        ValueError: a count outside 0..inactive, or no gradient.
+    """
+    if gradient is None:
+        raise ValueError("gradient must be [M, n] where connections grow by it, got none")
+    largest_first = -magnitude_bits(gradient)
+    return select_in_rows("num_grow", num_grow, ~mask_after_drop, largest_first, random_keys)
+
+
 @dataclass(frozen=True)
 class Topology:
-    """One way of changing connections, by its answers to which leave and which grow."""
+    """One way of changing connections, by its answers to the four questions."""
 
     name: str
     leave: LeaveRule | None
     """None: no connection ever leaves."""
     grow: GrowRule | None
+    """None: no connection ever grows."""
+    when: WhenRule = replacement_is_due
+    how_many: CountRule = num_replaced
+    """As many grow, if any."""
+    needs_gradient: bool = False
+    """Whether the dense gradient says which grow."""
+    starts_dense: bool = False
+    """Whether all connections are there at first."""
 
     @property
     def evolves(self) -> bool:
         """Whether connections ever change."""
         return self.leave is not None
 
-    def num_to_drop(self, active_count: int, drop_fraction: float) -> int:
-        """Connections that leave one row at an evolution; 0 for a topology that never evolves."""
-        return num_to_drop(active_count, drop_fraction) if self.evolves else 0
-
 
 SET = Topology("set", drop_smallest, grow_random)
 STATIC = Topology("static", None, None)
-TOPOLOGIES = MappingProxyType({topology.name: topology for topology in (SET, STATIC)})
+RIGL = Topology("rigl", drop_smallest, grow_by_gradient, needs_gradient=True)
+PRUNING = Topology("pruning", drop_smallest, None, pruning_is_due, num_pruned, starts_dense=True)
+TOPOLOGIES = MappingProxyType(
+    {topology.name: topology for topology in (SET, STATIC, RIGL, PRUNING)}
+)
 
 
 @torch.no_grad()
@@ -157,8 +174,9 @@ def evolve_(
     moments: Sequence[Tensor] = (),
     fresh_moments: Tensor | None = None,
     topology: Topology = SET,
+    gradient: Tensor | None = None,
 ) -> Evolution:
-    """Let num_drop[m] connections of each row leave and as many grow, in place.
+    """Let num_drop[m] connections of each row leave and as many grow (none by pruning), in place.
 
     Where a connection left or grew the weight becomes 0, or its new value if it grew. Nothing else
     changes: a row with num_drop 0 keeps every bit.
@@ -173,18 +191,20 @@ def evolve_(
         moments: optimizer moments, each [M, n]; 0 where a connection left or grew.
         fresh_moments: [M] bool, the rows whose moments are zeroed there; None for all.
         topology: the rules; a static one changes nothing, whatever num_drop.
+        gradient: [M, n] where the topology needs it.
 
     Returns:
         The connections that left and those that grew.
 
     Raises:
-        ValueError: a count outside 0..active.
+        ValueError: a count outside 0..active, or no gradient where one is needed.
     """
-    if topology.leave is None or topology.grow is None:
-        return Evolution(torch.zeros_like(mask), torch.zeros_like(mask))
+    nothing = torch.zeros_like(mask)
+    if topology.leave is None:
+        return Evolution(nothing, nothing)
     dropped = topology.leave(weight, mask, num_drop, drop_keys)
     kept = mask & ~dropped
-    grown = topology.grow(kept, num_drop, grow_keys)
+    grown = topology.grow(kept, num_drop, grow_keys, gradient) if topology.grow else nothing
     mask.copy_(kept | grown)
     changed = dropped | grown
     weight.masked_fill_(changed, 0)

@@ -25,8 +25,11 @@ L, C, SIZES = 4, 2, (17, 9, 5, 3)
 SETTINGS = TopologySettings(
     topology=["set", "static", "set", "set"],
     drop_fraction=[0.5, 0.5, 0.3, 0.25],
+    drop_schedule=["constant"] * L,
     period=[3, 3, 4, 6],
+    end_share=[1.0] * L,
     new_weights=["zero", "zero", "unif", "xavier"],
+    num_updates=40,
 )
 ACTIVE = [[60, 61, 77, 1], [45, 20, 20, 45], [15] * L]  # layer 2 is dense; so are lanes of layer 1
 # A csr layer has no room for moments where no connection is.
@@ -108,9 +111,12 @@ def build(
 ) -> Network:
     chosen = list(range(L)) if lanes is None else lanes
     masks_moments = MASK_MOMENTS[layout] if mask_moments is None else mask_moments
-    settings = TopologySettings(
-        **{name: [column[lane] for lane in chosen] for name, column in vars(SETTINGS).items()}
-    )
+    columns = {
+        name: [column[lane] for lane in chosen]
+        for name, column in vars(SETTINGS).items()
+        if name != "num_updates"
+    }
+    settings = replace(SETTINGS, **columns)
     rng = LaneRng([SEEDS[lane] for lane in chosen])
     active = [[layer[lane] for lane in chosen] for layer in ACTIVE]
     relu = make_activation("relu")
@@ -282,11 +288,11 @@ def test_rows_at_once_make_no_host_wait(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_leaves_is_copied_to_the_device_once_for_each_set_of_due_lanes() -> None:
     network = build(MASKED)
     for evolving in network.evolution._evolving:
-        rows = evolving.due_rows((True, True, False, False))
-        assert evolving.due_rows((True, True, False, False)) is rows
+        rows = evolving.set_rows((True, True, False, False), 2)
+        assert evolving.set_rows((True, True, False, False), 5) is rows
         assert rows.on_device.tolist() == rows.counts
         assert not any(rows.counts[C:])
-        everything = evolving.due_rows((True,) * L)
+        everything = evolving.set_rows((True,) * L, 2)
         assert everything.counts[:C] == rows.counts[:C]
         assert any(everything.counts)
 

@@ -1,4 +1,6 @@
-"""SET and static topologies: hand-drawn evolutions, invariants, row independence."""
+"""SET and static topologies, and what all share: hand-drawn evolutions, invariants, rows that are
+independent of each other.
+"""
 
 import math
 
@@ -9,18 +11,18 @@ from hypothesis import strategies as st
 
 from fastanf.sparse import masks
 from fastanf.sparse.masks import exact_masks
+from fastanf.sparse.schedule import Clock, RowSize, Schedule, num_to_drop
 from fastanf.sparse.topology import (
+    PRUNING,
+    RIGL,
     SET,
     STATIC,
     TOPOLOGIES,
     Topology,
     drop_smallest,
-    due_lanes,
     evolve_,
     grow_random,
-    is_due,
     new_weight_values,
-    num_to_drop,
 )
 from tests.host_reads import NoHostReads
 
@@ -49,19 +51,9 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_updates_that_are_due_are_the_published_ones():
-    assert [u for u in range(3100) if is_due(u, 1000)] == [2, 1002, 2002, 3002]
-    assert [u for u in range(7) if is_due(u, 1)] == [2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize("periods", [[1, 3, 1000], torch.tensor([1, 3, 1000])])
-def test_lanes_are_due_by_their_own_period(periods):
-    assert due_lanes(5, periods) == [True, True, False]
-    assert due_lanes(6, periods) == [True, False, False]
-
-
-def test_a_period_below_one_is_refused():
-    with pytest.raises(ValueError, match="topology_period=0"):
-        is_due(2, 0)
+    every, each = Clock(1000, 1.0, 3), Clock(1, 1.0, 3)
+    assert [u for u in range(3100) if SET.when(every, u)] == [2, 1002, 2002, 3002]
+    assert [u for u in range(7) if SET.when(each, u)] == [2, 3, 4, 5, 6]
 
 
 def test_num_to_drop_rounds_down_without_float_error():
@@ -266,12 +258,20 @@ def test_static_topology_never_changes_anything():
     assert not evolution.dropped.any() and not evolution.grown.any()
     for x, x_before in zip((weight, mask, *moments), before, strict=True):
         assert torch.equal(x, x_before)
-    assert STATIC.num_to_drop(8704, 0.05) == 0 and not STATIC.evolves
+    assert not STATIC.evolves
 
 
 def test_set_topology_drops_its_fraction():
-    assert SET.evolves and SET.num_to_drop(8704, 0.05) == 435
-    assert dict(TOPOLOGIES) == {"set": SET, "static": STATIC}
+    schedule = Schedule(Clock(1000, 1.0, 10_000), 0.05, "constant")
+    assert SET.evolves and SET.how_many(schedule, RowSize(43520, 8704), 9002) == 435
+    assert SET.how_many(schedule, RowSize(8704, 8704), 9002) == 0  # nothing to grow
+
+
+def test_topologies_are_found_by_their_names():
+    named = {"set": SET, "static": STATIC, "rigl": RIGL, "pruning": PRUNING}
+    assert dict(TOPOLOGIES) == named
+    assert [name for name, t in named.items() if t.needs_gradient] == ["rigl"]
+    assert [name for name, t in named.items() if t.starts_dense] == ["pruning"]
 
 
 def test_a_topology_is_free_to_answer_which_leave():

@@ -209,8 +209,11 @@ def evolving(
     settings = TopologySettings(
         topology=["set", "static", "set"],
         drop_fraction=[0.5, 0.5, 0.3],
+        drop_schedule=["constant"] * 3,
         period=[3, 3, 4],
+        end_share=[1.0] * 3,
         new_weights=["zero", "zero", "xavier"],
+        num_updates=20,
     )
     rng = LaneRng([3, 4, 9], device)
     active = [[60, 61, 77], [45, 20, 20], [15] * 3]  # a layer is dense, and a lane of another one
