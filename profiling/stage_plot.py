@@ -20,9 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from fastanf.curves import INK, PALE, spread_labels
 from fastanf.files import write_atomic
 from fastanf.instrument import Stage
+from fastanf.picture import INK, PALE, spread_labels
 from fastanf.stage_table import StageRow, StageTable
 
 SIZE, DPI = (16.0, 8.0), 100

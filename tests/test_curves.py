@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastanf.curves import learning_curve_png, spread_labels
+from fastanf.curves import learning_curve_png
+from fastanf.picture import spread_labels
 from tests.record_samples import evaluation_at, evaluations_of
 
 

@@ -1,0 +1,1 @@
+"""Reports of runs from their records alone: one self-contained page, figures and CSV tables."""

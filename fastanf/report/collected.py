@@ -1,0 +1,198 @@
+"""The records of some runs as they are at this moment, lane by lane.
+
+Reads what `fastanf.records` wrote, also while a run goes on: torn last lines are skipped, lanes may
+be at different steps or not begun.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from fastanf.config import OPTIONS, TrainConfig, from_flat
+from fastanf.records import read_manifest
+from fastanf.rows import (
+    EvaluationRow,
+    FeatureRow,
+    TopologyRow,
+    TrainingRow,
+    read_evaluations,
+    read_features,
+    read_lanes,
+    read_topology,
+    read_training,
+)
+
+NEEDED = ("lane", "env", "noise_fraction", "policy", "variant", "seed", "max_timesteps")
+"""Columns of lanes.csv without which there is no report."""
+
+
+@dataclass(frozen=True, eq=False)
+class LaneRecord:
+    """All that is recorded of one lane; rows ascend in steps."""
+
+    run: str
+    """Name of its run."""
+    number: int
+    """Its number there."""
+    settings: Mapping[str, Any]
+    """Its row of lanes.csv."""
+    config: TrainConfig | None
+    """The same as a configuration; None where this version does not know a setting of it."""
+    evaluations: tuple[EvaluationRow, ...]
+    """At most one a step."""
+    training: tuple[TrainingRow, ...]
+    topology: tuple[TopologyRow, ...]
+    features: tuple[FeatureRow, ...]
+
+    @property
+    def env(self) -> str:
+        return str(self.settings["env"])
+
+    @property
+    def noise_fraction(self) -> float:
+        return float(self.settings["noise_fraction"])
+
+    @property
+    def policy(self) -> str:
+        return str(self.settings["policy"])
+
+    @property
+    def variant(self) -> str:
+        return str(self.settings["variant"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings["seed"])
+
+    @property
+    def max_steps(self) -> int:
+        """Environment steps that it was to train."""
+        return int(self.settings["max_timesteps"])
+
+    @property
+    def last_step(self) -> int:
+        """Of its last evaluation; 0 before the first."""
+        return self.evaluations[-1].step if self.evaluations else 0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.last_step >= self.max_steps
+
+    @property
+    def num_failures(self) -> int:
+        """Steps whose simulation broke down."""
+        return self.training[-1].sim_failures if self.training else 0
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run folder."""
+
+    path: Path
+    name: str
+    """The end of its path that no other run of the report has."""
+    manifest: Mapping[str, Any]
+    lanes: tuple[LaneRecord, ...]
+    written_at: datetime
+    """When the newest record was written, UTC."""
+
+    @property
+    def status(self) -> str:
+        return str(self.manifest.get("status", "unknown"))
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps to train that are evaluated."""
+        done = sum(min(lane.last_step, lane.max_steps) for lane in self.lanes)
+        return done / max(1, sum(lane.max_steps for lane in self.lanes))
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """The runs in these folders.
+
+    Raises:
+        ValueError: a folder that holds no readable run, or one that is given twice.
+    """
+    resolved = [path.resolve() for path in paths]
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
+            raise ValueError(f"RUN {str(paths[index])!r} is given twice; give each run once")
+    names = short_names(resolved)
+    return [_read_run(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest end of each path that tells it from all others."""
+    names = []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        length = 1
+        while length < len(path.parts) and any(
+            other.parts[-length:] == path.parts[-length:] for other in others
+        ):
+            length += 1
+        names.append("/".join(path.parts[-length:]))
+    return names
+
+
+def _read_run(path: Path, name: str) -> RunRecord:
+    manifest = read_manifest(path)
+    rows = read_lanes(path)
+    missing = [column for column in NEEDED if rows and column not in rows[0]]
+    if missing:
+        raise ValueError(f"{str(path / 'lanes.csv')!r} lacks the columns {', '.join(missing)}")
+    evaluations = _by_lane(read_evaluations(path))
+    training = _by_lane(read_training(path))
+    topology, features = _by_lane(read_topology(path)), _by_lane(read_features(path))
+    lanes = []
+    for row in rows:
+        number = int(row["lane"])
+        last_of_step = {each.step: each for each in evaluations.get(number, ())}
+        lanes.append(
+            LaneRecord(
+                name,
+                number,
+                row,
+                _config(row),
+                tuple(last_of_step.values()),
+                tuple(training.get(number, ())),
+                tuple(topology.get(number, ())),
+                tuple(features.get(number, ())),
+            )
+        )
+    return RunRecord(path, name, manifest, tuple(lanes), _written_at(path))
+
+
+class _LaneRow(Protocol):
+    @property
+    def lane(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+
+
+_Row = TypeVar("_Row", bound=_LaneRow)
+
+
+def _by_lane(rows: Iterable[_Row]) -> dict[int, list[_Row]]:
+    """Rows of each lane in the order of their steps; of equal steps, that of the file."""
+    lanes: dict[int, list[_Row]] = {}
+    for row in rows:
+        lanes.setdefault(row.lane, []).append(row)
+    for several in lanes.values():
+        several.sort(key=lambda row: row.step)
+    return lanes
+
+
+def _config(row: Mapping[str, Any]) -> TrainConfig | None:
+    try:
+        return from_flat({name: value for name, value in row.items() if name in OPTIONS})
+    except (ValueError, TypeError):
+        return None
+
+
+def _written_at(path: Path) -> datetime:
+    files = [path / name for name in ("manifest.json", "eval.csv", "train.csv")]
+    newest = max(file.stat().st_mtime for file in files if file.exists())
+    return datetime.fromtimestamp(newest, UTC)
