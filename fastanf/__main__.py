@@ -2,16 +2,25 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastanf.cli import complain, parse_command_line
 from fastanf.options import did_you_mean
+from fastanf.study import load_study, shipped_names
+from fastanf.view import view_command
 
 USAGE = """usage: python -m fastanf COMMAND ...
 
   train OPTIONS     train a study; `train --help` lists the options (train.py does the same)
-  resume RUN_DIR    go on with a run that was interrupted"""
+  studies           list the studies that come with the package, for `train --study NAME`
+  resume RUN_DIR    go on with a run that was interrupted
+  report RUN ...    a page with figures and tables of one or several runs, also while they train;
+                    `report --help` says more
+  view RUN          watch a trained agent, or film it: `view RUN --film run.mp4`; `view --help`
+                    lists the options
+  export RUN        write a trained agent for ONNX or torch; `export --help` lists the options"""
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -50,12 +59,68 @@ def resume_command(argv: Sequence[str]) -> int:
         complain(str(error))
 
 
+def studies_command(argv: Sequence[str]) -> int:
+    """List the studies that come with the package.
+
+    Returns:
+        The exit code.
+    """
+    if argv:
+        complain(f"studies takes no arguments, got {' '.join(argv)}")
+    for name in shipped_names():
+        spec = load_study(name)
+        print(f"{name}: {len(spec.expand().lanes)} lanes")
+        print(textwrap.fill(spec.about, 96, initial_indent="    ", subsequent_indent="    "))
+    print("\npython -m fastanf train --study NAME; options given beside it are over its own")
+    return 0
+
+
+def export_command(argv: Sequence[str]) -> int:
+    """Write a trained agent in the formats of other programs.
+
+    Returns:
+        The exit code.
+    """
+    from fastanf.export.command import export
+
+    try:
+        print(export(argv))
+    except ValueError as error:
+        complain(str(error))
+    return 0
+
+
+def report_command(argv: Sequence[str]) -> int:
+    """Write the report of some runs and say where it is.
+
+    Returns:
+        The exit code.
+    """
+    from fastanf.report.command import HELP, parse
+
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(HELP)
+        return 0
+    try:
+        runs, out = parse(argv)
+        from fastanf.report.page import write_report
+
+        print(write_report(runs, out))
+    except (ValueError, OSError) as error:
+        complain(str(error))
+    return 0
+
+
 EXIT_BROKEN_PIPE = 128 + 13
 """As a shell reports a program that was ended by SIGPIPE."""
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
     "resume": resume_command,
+    "report": report_command,
+    "view": view_command,
+    "studies": studies_command,
+    "export": export_command,
 }
 
 

@@ -21,18 +21,20 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("fastanf.kernels", "fastanf.instrument"),
     ("fastanf.rng", "fastanf.lanes", "fastanf.activations", "fastanf.activation_functions"),
     ("fastanf.nets", "fastanf.chain", "fastanf.sparse", "fastanf.features", "fastanf.replay",
-     "fastanf.final_slots", "envs.interface", "envs.noise", "envs.registry", "envs.empirical",
-     "envs"),
+     "fastanf.final_slots", "fastanf.observation_statistics", "envs.interface", "envs.noise",
+     "envs.registry", "envs.empirical", "envs"),
     ("fastanf.algorithms",),
     ("fastanf.learner", "fastanf.graphs", "fastanf.collect", "fastanf.evaluate",
      "envs.envpool_backend", "envs.gymnasium_backend", "envs.mjx_backend",
-     "envs.mjx_simulation", "envs.mjx_tasks", "envs.mjx_frames", "fastanf.simulator"),
+     "envs.mjx_simulation", "envs.mjx_tasks", "envs.mjx_frames", "envs.playback",
+     "envs.rendering", "envs.rendering_process", "envs.window", "fastanf.simulator"),
     ("fastanf.config", "fastanf"),
     ("fastanf.runner",),
     ("fastanf.__main__", "fastanf.report", "fastanf.view", "train", "profiling"),
 )  # fmt: skip
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
-PRINTERS = {"fastanf/runner.py", "fastanf/cli.py", "fastanf/__main__.py", "fastanf/progress.py"}
+PRINTERS = {"fastanf/runner.py", "fastanf/cli.py", "fastanf/__main__.py", "fastanf/progress.py",
+            "fastanf/view.py"}  # fmt: skip
 
 
 def level_of(module: str) -> int:
