@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastanf.cli import parse_command_line
+from fastanf.study import parse_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,6 +38,13 @@ def test_training_commands_are_accepted(
     monkeypatch.chdir(tmp_path)
     study = parse_command_line([*shlex.split(arguments), "--replay_capacity", "10000"])
     assert study.lanes and not list(tmp_path.iterdir())
+
+
+def test_the_study_that_is_shown_expands() -> None:
+    (text,) = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
+    lanes = parse_study(text).expand().lanes
+    assert len(lanes) == 8 * 2 * (3 + 1 + 1)
+    assert {lane.network.layer_norm for lane in lanes} == {False, True}
 
 
 def test_pictures_exist() -> None:
