@@ -22,6 +22,7 @@ from fastanf.records import read_manifest
 from fastanf.rows import EvaluationRow, read_evaluations, read_lanes
 
 _ACTOR, _OPTIMIZER, _FEATURES = "learner/actor.", "learner/actor.optimizer.", "features/"
+_GRADIENT = ".gradient"  # what connections are to grow by; of some lanes only
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def _lane_tensors(file: Path, position: int) -> tuple[dict[str, Tensor], int]:
 
 def _own_name(name: str) -> str | None:
     """How a tensor of a checkpoint is called here; None where it is not wanted."""
-    if name.startswith(_ACTOR) and not name.startswith(_OPTIMIZER):
-        return name.removeprefix("learner/")
+    if name.startswith(_ACTOR):
+        is_wanted = not name.startswith(_OPTIMIZER) and not name.endswith(_GRADIENT)
+        return name.removeprefix("learner/") if is_wanted else None
     return name.replace("/", ".", 1) if name.startswith(_FEATURES) else None
 
 

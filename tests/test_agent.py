@@ -48,6 +48,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "layer norm": {"layer_norm": True},
     "gated": {"input_gate": True},
     "gated, dense": {"policy": "{}", "input_gate": True, "layer_norm": True},
+    "rigl": {"topology": "rigl"},
+    "half pruned": {"topology": "pruning"},
+    "pruned": {"topology": "pruning", "topology_end": 0.1},
     "tanh": {"activation": "tanh"},
     "allrelu": {"activation": "allrelu", "hidden": (8, 5, 4)},
     "srelu": {"activation": "srelu", "activation_per_neuron": True},
@@ -95,6 +98,24 @@ def test_an_agent_acts_as_its_lane_to_the_bit_also_from_its_file(
             assert torch.equal(again.act(obs, 17), expected)
         assert torch.equal(agent.real_columns, block.features.real_columns()[lane])
         assert torch.equal(again.real_columns, agent.real_columns)
+
+
+def test_what_is_kept_of_some_lanes_only_is_not_the_agents(tmp_path: Path) -> None:
+    lanes = make_lanes("ANF-TD3", layout="masked")
+    block = train([lanes[0], lanes[1].replace(topology="rigl")])
+    path = save_run(tmp_path / "run", block)
+    (kept,) = (
+        t for name, t in block.state_dict()[0].items() if name.endswith("actor.0.weight.gradient")
+    )
+    assert kept.shape[0] == 1
+    for lane in range(2):
+        agent = load_agent(path, lane)
+        save_agent(agent, tmp_path / "agent.safetensors")
+        assert not [
+            name for name in load_file(tmp_path / "agent.safetensors") if "gradient" in name
+        ]
+        obs = random_obs(3)
+        assert torch.equal(agent.act(obs, 17), act_in_block(block, obs, 17)[lane])
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -162,8 +162,8 @@ def test_gates_learn_and_targets_follow_in_every_network(algorithm: str) -> None
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
-def test_a_whole_update_moves_gates_as_torch_says(algorithm: str) -> None:
-    """The critics' gradient for t, by differences of their loss over t."""
+def test_gradients_of_gates_are_differences_of_the_loss(algorithm: str) -> None:
+    """Of the critics of a whole block."""
     block = make_block([make_lane(algorithm, 0, input_gate=True)], 30)
     critic, t = block.algorithm.critic, block.algorithm.critic.mlp.gate
     assert t is not None
