@@ -310,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demonstration": run_table("demonstration"),
     "tutorial": run_table("tutorial"),
     "noise98": run_table("noise98"),
+    "anf_noise": run_table("anf_noise"),
 }
 """By the name that stands in a text between `<!-- table: NAME -->` and `<!-- end -->`."""
 
