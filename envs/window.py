@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from types import TracebackType
 from typing import Any
 
 import mujoco
@@ -90,12 +89,7 @@ class Window:
     def __enter__(self) -> Window:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
