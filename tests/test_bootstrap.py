@@ -1,8 +1,6 @@
 """Intervals, profiles and bands: rliable's numbers, invariants, how often an interval is right."""
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,19 +21,9 @@ from fastanf.statistics import (
     interquartile_mean,
     mean_of_tasks,
     median_of_tasks,
-    optimality_gap,
 )
+from tests.rliable_golden import AGGREGATES, ALGORITHMS, GOLDEN, VALUE_ERROR
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "rliable.json").read_text("utf-8"))
-ALGORITHMS: dict[str, Any] = GOLDEN["algorithms"]
-AGGREGATES = {
-    "iqm": interquartile_mean,
-    "mean": mean_of_tasks,
-    "median": median_of_tasks,
-    "optimality_gap": optimality_gap,
-}
-VALUE_ERROR = 1e-8
-"""The file rounds values to nine decimals."""
 QUANTILE_ERROR = 0.045
 """A 2.5% quantile of R resamples has the error sqrt(0.025 * 0.975 / R) / 0.0584 standard errors of
 a normal statistic, 0.0598 at R = 2000: 0.95% of the half width at our 20000 and 0.6% at rliable's

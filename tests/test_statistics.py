@@ -1,10 +1,7 @@
 """Aggregates and curve summaries: rliable's values, and cases by hand."""
 
-import json
 import math
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,17 +19,8 @@ from fastanf.statistics import (
     probability_of_improvement,
     time_mean,
 )
+from tests.rliable_golden import AGGREGATES, ALGORITHMS, GOLDEN, VALUE_ERROR
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "rliable.json").read_text("utf-8"))
-ALGORITHMS: dict[str, Any] = GOLDEN["algorithms"]
-AGGREGATES = {
-    "iqm": interquartile_mean,
-    "mean": mean_of_tasks,
-    "median": median_of_tasks,
-    "optimality_gap": optimality_gap,
-}
-VALUE_ERROR = 1e-8
-"""The file rounds values to nine decimals."""
 nan, inf = math.nan, math.inf
 
 
