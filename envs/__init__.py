@@ -12,7 +12,6 @@ from envs.registry import (
     make,
     preflight,
     register_backend,
-    saves_state,
     spec,
     validate,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "num_features",
     "preflight",
     "register_backend",
-    "saves_state",
     "spec",
     "validate",
 ]

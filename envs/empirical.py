@@ -20,8 +20,10 @@ import functools
 import importlib.metadata
 import json
 import logging
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,21 +44,36 @@ def load_quantiles(env_id: str) -> NDArray[np.float32]:
     """Quantile table of one task, [D, K], increasing along K; read-only and shared.
 
     Raises:
-        ValueError: no table is stored for this task.
+        ValueError: no table is stored for this task, or their file is damaged.
     """
-    with np.load(QUANTILES_FILE, allow_pickle=False) as tables:
-        if env_id not in tables.files or env_id == _PROVENANCE:
-            known = ", ".join(name for name in tables.files if name != _PROVENANCE)
-            raise ValueError(f"no empirical quantiles for env {env_id!r}; there are: {known}")
-        quantiles = tables[env_id].astype(np.float32)
+    stored = _stored(env_id)
+    if stored.ndim != 2 or stored.shape[1] != NUM_QUANTILES or stored.dtype.kind != "f":
+        raise ValueError(_damage(f"{env_id} is {stored.dtype} {[*stored.shape]}"))
+    quantiles = stored.astype(np.float32)
     quantiles.setflags(write=False)
     return quantiles
 
 
 def load_provenance() -> dict[str, object]:
     """How the stored tables were gathered: steps, rows, seed, policy and versions."""
-    with np.load(QUANTILES_FILE, allow_pickle=False) as tables:
-        return json.loads(str(tables[_PROVENANCE]))
+    return json.loads(str(_stored(_PROVENANCE, is_task=False)))
+
+
+def _stored(name: str, is_task: bool = True) -> NDArray[Any]:
+    try:
+        # An array of objects would be a pickle.
+        with np.load(QUANTILES_FILE, allow_pickle=False) as tables:
+            known, found = tables.files, tables[name] if name in tables.files else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(_damage(str(error))) from error
+    if found is None or (is_task and name == _PROVENANCE):
+        there = ", ".join(other for other in known if other != _PROVENANCE)
+        raise ValueError(f"no empirical quantiles for env {name!r}; there are: {there}")
+    return found
+
+
+def _damage(reason: str) -> str:
+    return f"{str(QUANTILES_FILE)!r} is damaged ({reason}); install the package anew"
 
 
 def sample(

@@ -1,7 +1,8 @@
 """The gymnasium backend: a plain loop over one environment per row. Slow, and the oracle.
 
 Axes: N rows, D features, A actions. It is written to be obviously right, with nothing shared
-between rows, and lets a test place a row in a chosen state.
+between rows, and lets a test place a row in a chosen state. Its own state is what led there, as in
+the envpool backend.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.episode_log import EpisodeLog, replay
 from envs.interface import EnvSpec, Step
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,9 @@ class GymnasiumVecEnv:
         self.spec = spec
         self.num_rows = len(seeds)
         self._first_seeds: list[int | None] = list(seeds)
-        self._elapsed = [0] * self.num_rows
+        self._rows = np.arange(self.num_rows, dtype=np.int32)
+        self._log = EpisodeLog(self.num_rows, spec.num_actions, spec.max_episode_steps)
+        self._placed: set[int] = set()  # rows that did not come where they are by themselves
         try:
             # -1: without gymnasium's own TimeLimit, which would say truncated and terminated both.
             with quiet_construction():
@@ -60,34 +64,61 @@ class GymnasiumVecEnv:
 
     def reset(self) -> NDArray[np.float32]:
         """Start the next episode of every row; returns obs [N, D]."""
-        return np.stack([self._reset_row(row) for row in range(self.num_rows)])
+        return self._reset_rows(self._rows)
 
     def step(self, actions: NDArray[np.float32]) -> Step:
         """Advance every row by one step, with actions [N, A] in the task's units."""
-        return self.step_rows(actions, np.arange(self.num_rows, dtype=np.int32))
+        return self.step_rows(actions, self._rows)
 
     def step_rows(self, actions: NDArray[np.float32], rows: NDArray[np.int32]) -> Step:
         """Advance only `rows` [M] (distinct) with actions [M, A]; every array has M rows."""
         expected = (len(rows), self.spec.num_actions)
         if np.shape(actions) != expected:
             raise ValueError(f"actions have shape {np.shape(actions)}; needed is {expected}")
+        if not self._log.has_started:
+            raise ValueError("the simulator must be reset before its first step")
+        actions = np.asarray(actions, np.float32)
         final_obs = np.empty((len(rows), self.spec.num_features), dtype=np.float32)
         reward = np.empty(len(rows), dtype=np.float32)
         terminated = np.zeros(len(rows), dtype=np.bool_)
-        truncated = np.zeros(len(rows), dtype=np.bool_)
-        obs = np.empty_like(final_obs)
         for i, row in enumerate(rows.tolist()):
             # float64, as envpool takes them: v5 penalises the action in the precision it is given.
             action = np.asarray(actions[i], dtype=np.float64)
             row_obs, row_reward, ended, _, _ = self._envs[row].step(action)
-            final_obs[i] = row_obs
-            reward[i] = float(row_reward)
-            self._elapsed[row] += 1
-            terminated[i] = ended
-            truncated[i] = self._elapsed[row] >= self.spec.max_episode_steps and not ended
-            obs[i] = self._reset_row(row) if terminated[i] or truncated[i] else final_obs[i]
+            final_obs[i], reward[i], terminated[i] = row_obs, float(row_reward), ended
+        elapsed = self._log.record_steps(actions, rows)
+        truncated = (elapsed >= self.spec.max_episode_steps) & ~terminated
+        done = terminated | truncated
+        obs = final_obs
+        if done.any():
+            obs = final_obs.copy()
+            obs[done] = self._reset_rows(rows[done])
         failed = np.zeros_like(terminated)  # MuJoCo itself resets what breaks down
         return Step(obs, reward, terminated, truncated, final_obs, failed)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What led here (`envs.episode_log.History`), by name; none before the first reset.
+
+        Raises:
+            ValueError: a row is in an episode in which `set_state` placed it.
+        """
+        if self._placed:
+            raise ValueError(
+                f"row {min(self._placed)} was placed by set_state, which no replay repeats; reset "
+                "the simulator before its state is saved"
+            )
+        return self._log.state()
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Repeat what led to `state`, in a simulator of the same seeds that has taken no step.
+
+        Returns:
+            [N, D] where every row is now.
+
+        Raises:
+            ValueError: as `envs.episode_log.replay`.
+        """
+        return replay(self._log, state, self._reset_rows, self.step_rows)
 
     def close(self) -> None:
         """Close every environment."""
@@ -110,14 +141,21 @@ class GymnasiumVecEnv:
         # Without it the constraint solver would start from the forces of the state before.
         _mujoco.mj_resetData(env.model, env.data)
         env.set_state(np.asarray(qpos, np.float64), np.asarray(qvel, np.float64))
+        self._placed.add(row)
+        self._log.obs_after_reset = None
         return env._get_obs().astype(np.float32)
 
     def _mujoco_env(self, row: int) -> Any:
         return self._envs[row].unwrapped
 
+    def _reset_rows(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        obs = np.stack([self._reset_row(row) for row in rows.tolist()])
+        self._log.record_resets(rows, obs)
+        return obs
+
     def _reset_row(self, row: int) -> NDArray[np.float32]:
         seed, self._first_seeds[row] = self._first_seeds[row], None
-        self._elapsed[row] = 0
+        self._placed.discard(row)
         obs, _ = self._envs[row].reset(seed=seed)
         return np.asarray(obs, dtype=np.float32)
 

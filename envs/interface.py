@@ -17,12 +17,15 @@ The contract, which every backend keeps and `tests/envs` checks:
 * **A failed simulation is said.** Where a row's state stops being finite, `failed` is true,
   terminated and truncated are false, the reward is 0, and the row begins its next episode:
   `final_obs` equals `obs`, and no transition led there.
+* **What was saved goes on exactly.** A simulator that is built anew with the same seeds and options
+  and is given a saved state (`SavableVecEnv`) continues to the bit, however many threads it has.
 * **Arrays belong to the caller.** What `reset` and `step` return is never written again by the
   backend. In a step without an episode end `final_obs` may be the same array as `obs`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -77,6 +80,10 @@ class TensorStep(NamedTuple):
     truncated: Tensor
     final_obs: Tensor
     failed: Tensor
+
+
+class SimulationDiffers(ValueError):
+    """A simulator that repeats what another one did does not get where that one was."""
 
 
 @runtime_checkable
@@ -149,14 +156,25 @@ class CompiledVecEnv(VecEnv, Protocol):
 
 @runtime_checkable
 class SavableVecEnv(VecEnv, Protocol):
-    """A VecEnv whose whole state can be copied out and put back."""
+    """A VecEnv whose whole state can be copied out, and put back in one that is built alike."""
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """Copies of all arrays that the future follows from, beside seeds and actions, by name;
-        none before the first reset.
+        """Copies of all arrays that the future follows from, beside seeds, options and the actions
+        to come, by name; none before the first reset.
         """
         ...
 
-    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Go on from what `state` returned."""
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Go on from what `state` of a simulator of the same seeds and options returned.
+
+        This one may have been reset, but has taken no step; after an error it must not be used.
+
+        Returns:
+            [N, D] where every row is now: to the bit the last observation before the state was
+            saved, against which a caller can hold it.
+
+        Raises:
+            ValueError: in one line, arrays that this simulator would not have written.
+            SimulationDiffers: they do not lead where they say.
+        """
         ...

@@ -24,7 +24,7 @@ import functools
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,15 +92,26 @@ class _Part:
         self.seed = jax.device_put(np.array(seeds, np.int32), device)
         self.first_episode = jax.device_put(np.zeros(len(seeds), np.int32), device)
         self.state: State | None = None
+        self.obs: Array | None = None  # [K, D]; parts of it do not follow from the state
 
     def reset(self, programs: Programs) -> Array:
         episode = self.first_episode if self.state is None else self.state.episode + 1
         self.state, obs = programs.reset(self.seed, episode)
+        self.obs = obs
         return obs
 
     def step(self, programs: Programs, limit: Array, actions: Array) -> Arrays:
         self.state, arrays = programs.step(self.seed, limit, self.state, actions)
+        self.obs = arrays.obs
         return arrays
+
+    def named(self) -> dict[str, Array]:
+        """State and observation by name; empty before the first reset."""
+        state = self.state
+        if state is None or self.obs is None:
+            return {}
+        arrays = {**state.body._asdict(), "elapsed": state.elapsed, "episode": state.episode}
+        return {**arrays, "obs": self.obs}
 
 
 class MjxVecEnv:
@@ -213,17 +224,20 @@ class MjxVecEnv:
         return TensorStep(*map(torch.from_dlpack, arrays)), ends
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays of `State`, by name, each [N, .]; none before the first reset."""
-        parts = [_named(part.state) for part in self._parts if part.state is not None]
-        if not parts:
-            return {}
+        """Copies of the arrays of `State` and the observation, by name, each [N, .]; none before
+        the first reset.
+        """
+        parts = [part.named() for part in self._parts]
         return {
             name: np.concatenate([np.asarray(part[name]) for part in parts])[: self.num_rows]
             for name in parts[0]
         }
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Go on from what `state` of a simulator of the same seeds returned.
+
+        Returns:
+            [N, D] where every row is now.
 
         Raises:
             ValueError: arrays of another task or number of rows.
@@ -246,6 +260,8 @@ class MjxVecEnv:
             own = {name: jax.device_put(a[rows], self._device) for name, a in padded.items()}
             body = Body(*(own[name] for name in Body._fields))
             part.state = State(body, own["elapsed"], own["episode"])
+            part.obs = own["obs"]
+        return np.array(state["obs"])
 
     def close(self) -> None:
         """Let arrays and threads go; compiled programs stay for the next simulator."""
@@ -415,10 +431,6 @@ def _step_rows(
     final_obs = jnp.where(failed[:, None], obs, ran_on[1])
     reward = jnp.where(failed, 0.0, outcome.reward).astype(jnp.float32)
     return state, Arrays(obs, reward, terminated, truncated, final_obs, failed)
-
-
-def _named(state: State) -> dict[str, Array]:
-    return {**state.body._asdict(), "elapsed": state.elapsed, "episode": state.episode}
 
 
 def _to_host(array: Array | NDArray[Any]) -> NDArray[Any]:

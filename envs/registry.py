@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from envs.interface import EnvSpec, VecEnv
+from envs.interface import EnvSpec, SavableVecEnv
 
 SEED_LIMIT = 2**31
 _EXTRAS = ("mjx",)
 """Backends whose packages are an extra of fastanf."""
 MAX_EPISODE_STEPS = 1000
 
-Factory = Callable[..., VecEnv]
-"""(spec: EnvSpec, seeds: Sequence[int], num_threads: int, **engine_options) -> VecEnv."""
+Factory = Callable[..., SavableVecEnv]
+"""(spec: EnvSpec, seeds: Sequence[int], num_threads: int, **engine_options) -> SavableVecEnv."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class Backend:
     """For a simulator that lives on the learner's device, which takes the options device and impl:
     (env_id, num_rows, device, impl) -> bytes that it needs there, about; a ValueError if it cannot
     run. None for a simulator on the host."""
-    saves_state: bool = False
-    """Whether its simulators are `SavableVecEnv`s."""
 
 
 _ACTIONS = {
@@ -102,7 +100,6 @@ _BACKENDS: dict[str, Backend] = {
         "envs.mjx_backend:MjxVecEnv",
         _mujoco_tasks({"v3": {}, "v4": {}, "v5": {}}),
         preflight="envs.mjx_backend:preflight",
-        saves_state=True,
     ),
 }
 
@@ -144,11 +141,6 @@ def lives_on_device(backend: str) -> bool:
     return _backend(backend).preflight is not None
 
 
-def saves_state(backend: str) -> bool:
-    """Whether the state of a backend's simulators can be saved and restored."""
-    return _backend(backend).saves_state
-
-
 def preflight(env_id: str, backend: str, num_rows: int, **options: Any) -> int:
     """Whether N rows can run, before anything is compiled.
 
@@ -177,7 +169,7 @@ def make(
     seeds: Sequence[int] = (),
     num_threads: int = 0,
     **task_options: Any,
-) -> VecEnv:
+) -> SavableVecEnv:
     """Build the N rows of one task.
 
     Args:

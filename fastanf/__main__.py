@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastanf.cli import complain, parse_command_line
-from fastanf.options import did_you_mean
+from fastanf.options import did_you_mean, shown, start_of
 from fastanf.study import load_study, shipped_names
 from fastanf.view import view_command
 
@@ -48,9 +48,9 @@ def resume_command(argv: Sequence[str]) -> int:
         The exit code.
     """
     if len(argv) != 1 or argv[0].startswith("-"):
-        complain(f"resume takes one RUN_DIR, got {' '.join(argv) or 'none'}")
-    if not (Path(argv[0]) / "manifest.json").is_file():
-        complain(f"RUN_DIR must be the folder of a run (with manifest.json), got {argv[0]!r}")
+        complain(f"resume takes one RUN_DIR, got {start_of(' '.join(argv)) or 'none'}")
+    if not os.path.isfile(Path(argv[0]) / "manifest.json"):
+        complain(f"RUN_DIR must be the folder of a run (with manifest.json), got {shown(argv[0])}")
     from fastanf.runner import Refused, resume
 
     try:
@@ -66,7 +66,7 @@ def studies_command(argv: Sequence[str]) -> int:
         The exit code.
     """
     if argv:
-        complain(f"studies takes no arguments, got {' '.join(argv)}")
+        complain(f"studies takes no arguments, got {start_of(' '.join(argv))}")
     for name in shipped_names():
         spec = load_study(name)
         print(f"{name}: {len(spec.expand().lanes)} lanes")
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(arguments[0])
     if command is None:
         hint = did_you_mean(arguments[0], COMMANDS)
-        complain(f"command must be one of {', '.join(COMMANDS)}, got {arguments[0]!r}{hint}")
+        complain(f"command must be one of {', '.join(COMMANDS)}, got {shown(arguments[0])}{hint}")
     try:
         try:
             return command(arguments[1:])

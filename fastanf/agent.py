@@ -7,6 +7,8 @@ of its lane in the block, to the bit.
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +29,7 @@ from fastanf.kernels.layer_input import LayerInput
 from fastanf.layouts import block_layouts
 from fastanf.nets import ActionRange, GaussianActor, StackedMLP, TanhActor, build_mlp
 from fastanf.networks import NetworkPlan, lane_networks
+from fastanf.paths import expanded
 from fastanf.rng import LaneRng, Stream
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -50,6 +53,9 @@ class Agent:
         self.config, self.spec, self.lane = state.config, state.spec, state.lane
         self.step, self.num_updates = state.step, state.num_updates
         networks = lane_networks(self.config, self.spec)
+        # First: settings may claim networks that no memory holds, tensors are there.
+        for index, (num_inputs, num_outputs) in enumerate(itertools.pairwise(networks[0].sizes)):
+            _tensor(state, f"actor.{index}.weight", (1, num_outputs, num_inputs))
         rng = LaneRng([self.config.algorithm.seed], _CPU)
         self.features = _features(self.config, self.spec.num_features, networks[0].sizes[0], rng)
         _load_features_(self.features, state)
@@ -132,10 +138,11 @@ def load_agent(path: str | Path, lane: int | None = None) -> Agent:
     Raises:
         ValueError: there is no such run, lane or file, it is not saved yet, or it is damaged.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path = expanded(path, "path")
+    # os.path says no to a name that is too long, where Path raises.
+    if os.path.isdir(path):
         return Agent(read_lane(path, 0 if lane is None else lane))
-    if not path.is_file() or path.suffix != AGENT_SUFFIX:
+    if not os.path.isfile(path) or path.suffix != AGENT_SUFFIX:
         raise ValueError(
             f"path must be the folder of a run or the file of an agent (*{AGENT_SUFFIX}), "
             f"got {str(path)!r}"
@@ -159,22 +166,28 @@ def save_agent(agent: Agent, path: str | Path) -> None:
         ValueError: the name ends otherwise.
         OSError: it cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path, "path")
     if path.suffix != AGENT_SUFFIX:
         raise ValueError(f"path must end in {AGENT_SUFFIX}, got {str(path)!r}")
     write_agent(path, agent.state)
 
 
 def _features(config: TrainConfig, num_real: int, num_features: int, rng: LaneRng) -> NoisyFeatures:
-    noise = config.noise
-    is_empirical = noise.noise_distribution == "empirical"
+    noise, quantiles = config.noise, None
+    if noise.noise_distribution == "empirical" and noise.noise_fraction > 0:
+        quantiles = torch.from_numpy(load_quantiles(config.task.env).copy())
+        if quantiles.shape[0] != num_real:
+            raise ValueError(
+                f"noise_distribution empirical has {quantiles.shape[0]} features of "
+                f"{config.task.env}, the agent {num_real}"
+            )
     return NoisyFeatures(
         rng,
         num_real,
         num_features,
         torch.tensor([noise.noise_std]),
         noise.noise_redraw,
-        torch.from_numpy(load_quantiles(config.task.env)) if is_empirical else None,
+        quantiles,
         noise.permute_replay,
         noise.normalize_observations,
     )
@@ -205,12 +218,26 @@ def _actor_network(
 def _load_features_(features: NoisyFeatures, state: AgentState) -> None:
     prefix = "features."
     own = {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
-    try:
-        features.load_state_dict_(own)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{_whose(state)} lacks features that its settings need: {error}"
-        ) from None
+    F = features.num_features
+    order = own.get("source")
+    if order is not None and not (
+        tuple(order.shape) == (1, 1, F)
+        and order.dtype == torch.int64
+        and torch.equal(order[0, 0].sort().values, torch.arange(F))
+    ):
+        raise ValueError(f"{_whose(state)}: features.source is no order of its {F} features")
+    kept = {} if features.statistics is None else features.statistics.state_dict()
+    places = {} if order is None else {"since": torch.zeros(1, 1)}
+    for name, place in (kept | places).items():
+        if name not in own:
+            raise ValueError(f"{_whose(state)} lacks features that its settings need: {name}")
+        found = _check_numbers(state, f"{prefix}{name}", own[name], tuple(place.shape))
+        if name in ("observed", "observed_squares") and (found < 0).any():
+            raise ValueError(f"{_whose(state)}: {prefix}{name} must not be negative")
+    strange = set(own) - {"source", "since"} - set(kept)
+    if strange:
+        raise ValueError(f"{_whose(state)} has features of no use: {', '.join(sorted(strange))}")
+    features.load_state_dict_(own)
 
 
 @torch.no_grad()
@@ -241,13 +268,20 @@ def _load_network_(network: StackedMLP, state: AgentState) -> None:
 
 
 def _tensor(state: AgentState, name: str, shape: tuple[int, ...]) -> Tensor:
-    found = state.tensors.get(name)
+    return _check_numbers(state, name, state.tensors.get(name), shape)
+
+
+def _check_numbers(
+    state: AgentState, name: str, found: Tensor | None, shape: tuple[int, ...]
+) -> Tensor:
     if found is None or tuple(found.shape) != shape:
         held = "none" if found is None else tuple(found.shape)
         raise ValueError(
             f"{_whose(state)}: tensor {name} must have the shape {shape}, as its settings say, "
             f"got {held}"
         )
+    if not found.isfinite().all():
+        raise ValueError(f"{_whose(state)}: tensor {name} has values that are not finite")
     return found
 
 

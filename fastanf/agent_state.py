@@ -6,22 +6,25 @@ lane axis, L = 1, and the names of the checkpoint: `actor.0.weight`, `features.s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from envs import registry
 from envs.interface import EnvSpec
-from fastanf import checkpoint
-from fastanf.config import OPTIONS, TrainConfig, from_flat
+from fastanf.checkpoint import Checkpoint, block_path, lane_path, newest_checkpoint
+from fastanf.config import TrainConfig
+from fastanf.lane_records import blocks_from_rows
 from fastanf.records import read_manifest
-from fastanf.rows import EvaluationRow, read_evaluations, read_lanes
+from fastanf.rows import EvaluationRow, read_evaluations, read_lanes, read_quarantine
+from fastanf.tensor_file import read_row
 
 _ACTOR, _OPTIMIZER, _FEATURES = "learner/actor.", "learner/actor.optimizer.", "features/"
+_UPDATES = "learner/num_updates"
+_NUM_LOOKS = 10
+"""For a checkpoint of a run that goes on and replaces it meanwhile."""
 _GRADIENT = ".gradient"  # what connections are to grow by; of some lanes only
 
 
@@ -57,30 +60,20 @@ def read_lane(path: Path, lane: int) -> AgentState:
     known = [row["lane"] for row in rows]
     if lane not in known:
         raise ValueError(f"lane must be one of those in {str(path)!r}, {_spans(known)}, got {lane}")
+    blocks = blocks_from_rows(rows)
     block = next(row["block"] for row in rows if row["lane"] == lane)
     mates = [row["lane"] for row in rows if row["block"] == block]
-    row = next(row for row in rows if row["lane"] == lane)
-    config = from_flat({name: value for name, value in row.items() if name in OPTIONS})
-    folder = _saved(path, block)
-    if folder is None:
-        saved = [row["lane"] for row in rows if _saved(path, row["block"]) is not None]
+    config = blocks[block][mates.index(lane)]
+    try:
+        tensors, num_updates = _newest_lane_tensors(path, lane, block, mates.index(lane))
+    except FileNotFoundError as error:
+        saved = [row["lane"] for row in rows if _checkpoint(path, row["lane"], row["block"])]
         others = f", or take one of the lanes {_spans(saved)}" if saved else ""
         raise ValueError(
             f"lane {lane} of {str(path)!r} has no checkpoint yet (block {block}): wait for its "
             f"first one{others}"
-        )
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        if state["format"] != checkpoint.FORMAT:
-            raise ValueError(f"format {state['format']!r}, this version reads {checkpoint.FORMAT}")
-        tensors, num_updates = _lane_tensors(folder / "tensors.safetensors", mates.index(lane))
-        # Not the step of state.json: a run that goes on may replace one file between two reads.
-        num_lock_steps = num_updates // config.schedule.updates_per_step
-    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint {str(folder)!r} cannot be read ({error}): resume the run for a new one, "
-            "or restore the folder"
         ) from error
+    num_lock_steps = num_updates // config.schedule.updates_per_step
     step = num_lock_steps * config.task.envs_per_lane
     return AgentState(
         config=config,
@@ -94,26 +87,54 @@ def read_lane(path: Path, lane: int) -> AgentState:
     )
 
 
-def _saved(path: Path, block: int) -> Path | None:
-    return checkpoint.standing_path(checkpoint.block_path(path, block))
+def _newest_lane_tensors(
+    path: Path, lane: int, block: int, position: int
+) -> tuple[dict[str, Tensor], int]:
+    """As `_lane_tensors`, from the newest checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    num_looks = 0
+    while True:
+        checkpoint = _checkpoint(path, lane, block)
+        if checkpoint is None:
+            raise FileNotFoundError
+        num_looks += 1
+        try:
+            return _lane_tensors(checkpoint.path / checkpoint.tensors_file, position)
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            if isinstance(error, FileNotFoundError) and num_looks < _NUM_LOOKS:
+                continue  # a run that goes on has a newer one, and removed this
+            raise ValueError(
+                f"checkpoint {str(checkpoint.path)!r} cannot be read ({error}): resume the run for "
+                "a new one, or restore the folder"
+            ) from error
+
+
+def _checkpoint(path: Path, lane: int, block: int) -> Checkpoint | None:
+    """The newest of a lane; of one that was stopped, the last in which it was sound.
+
+    Raises:
+        ValueError: there are some, and none can be read.
+    """
+    if any(row.lane == lane for row in read_quarantine(path)):
+        return newest_checkpoint(lane_path(path, lane))
+    return newest_checkpoint(block_path(path, block))
 
 
 def _lane_tensors(file: Path, position: int) -> tuple[dict[str, Tensor], int]:
     """The actor and the features of one lane of a block, and its number of updates."""
-    tensors = {}
-    with safe_open(file, "pt") as stored:
-        for name in stored.keys():  # noqa: SIM118 - not a mapping
-            own_name = _own_name(name)
-            if own_name is not None:
-                part = stored.get_slice(name)
-                has_lanes = len(part.get_shape()) > 0
-                tensor = part[position : position + 1] if has_lanes else stored.get_tensor(name)
-                tensors[own_name] = tensor
-        num_updates = int(stored.get_tensor("learner/num_updates"))
+    stored = read_row(file, position, lambda name: name == _UPDATES or _own_name(name) is not None)
+    num_updates = stored.pop(_UPDATES)
+    if num_updates.shape != ():
+        raise ValueError(f"{_UPDATES} has shape {tuple(num_updates.shape)}")
+    tensors = {own: part for name, part in stored.items() if (own := _own_name(name))}
     for name in ("features.source", "features.since"):
         if name in tensors:  # the newest order alone
             tensors[name] = tensors[name][:, -1:]
-    return tensors, num_updates
+    return tensors, int(num_updates)
 
 
 def _own_name(name: str) -> str | None:

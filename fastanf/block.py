@@ -7,6 +7,7 @@ everything takes what it needs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor
 
 import envs
 from envs.empirical import load_quantiles
-from envs.interface import CompiledVecEnv, EnvSpec, VecEnv
+from envs.interface import CompiledVecEnv, EnvSpec, SavableVecEnv, SimulationDiffers, VecEnv
 from envs.noise import num_features
 from fastanf.activations import make_activation
 from fastanf.algorithms import ALGORITHMS, AlgorithmSettings
+from fastanf.checkpoint import Checkpoint
 from fastanf.collect import Collector
 from fastanf.config import TrainConfig
 from fastanf.evaluate import Act, evaluate
@@ -31,6 +33,7 @@ from fastanf.layouts import block_layouts
 from fastanf.learner import Learner
 from fastanf.networks import lane_networks
 from fastanf.replay import LaneReplay
+from fastanf.replay_state import begin_restore_, newest_state
 from fastanf.rng import LaneRng, row_seeds
 from fastanf.simulator import (
     on_device,
@@ -39,8 +42,12 @@ from fastanf.simulator import (
 )
 from fastanf.sparse.evolution import TopologySettings
 
+log = logging.getLogger(__name__)
+
 # What a simulator's row seeds are for, so that training and evaluation never share a world.
 TRAIN_ENVS, EVAL_ENVS = 0, 1
+_HEADER_BYTES = 2**20
+"""More than the names and shapes of any block's tensors take."""
 
 
 def algorithm_settings(
@@ -139,8 +146,6 @@ class TrainingBlock:
         lanes: configurations with one block key.
         device: of networks and replay.
         num_threads: simulator threads, 0 for all.
-        num_starts: how often the run was resumed, so that a resumed run's environments are new
-            ones, where their state cannot be restored.
         announce: told what takes long.
     """
 
@@ -149,30 +154,18 @@ class TrainingBlock:
         lanes: Sequence[TrainConfig],
         device: torch.device,
         num_threads: int = 0,
-        num_starts: int = 0,
         announce: Announce = _say_nothing,
     ):
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # Triton launches on the current one
         first = self.config = lanes[0]
-        task, noise, schedule = first.task, first.noise, first.schedule
+        task, noise = first.task, first.noise
         self.lanes = list(lanes)
         seeds = [lane.algorithm.seed for lane in lanes]
-        L, E, M = len(lanes), task.envs_per_lane, schedule.eval_episodes
+        L, E = len(lanes), task.envs_per_lane
         self.rng = LaneRng(seeds, device)
-        options = simulator_options(task, str(device))
-
-        # What can be restored goes on in its own episodes; anything else begins new ones.
-        start = 0 if envs.saves_state(task.backend) else num_starts
-
-        def make_env(rows_per_lane: int, purpose: int) -> VecEnv:
-            row_seed = row_seeds(seeds, rows_per_lane, 2 * start + purpose)
-            env = envs.make(task.env, task.backend, row_seed, num_threads, **options)
-            compile_aloud(env, announce)
-            return env
-
-        self.env, self.eval_env = make_env(E, TRAIN_ENVS), make_env(M, EVAL_ENVS)
-        self.eval_simulator = on_device(self.eval_env, device)
+        self._device, self._num_threads, self._announce = device, num_threads, announce
+        self._make_simulators_(world=0)
         spec = self.env.spec
         settings = algorithm_settings(lanes, spec, device)
         self.features = NoisyFeatures(
@@ -207,6 +200,27 @@ class TrainingBlock:
         self.eval_act = Act(self.algorithm, L, graphs_for(device))
         self.num_evaluations = 0
 
+    def _make_simulators_(self, world: int) -> None:
+        """Build both, with seeds of their own for every world: 0, and one more whenever a block
+        goes on where its simulators cannot.
+        """
+        task, num_eval_rows = self.config.task, self.config.schedule.eval_episodes
+        seeds = [lane.algorithm.seed for lane in self.lanes]
+        options = simulator_options(task, str(self._device))
+
+        def make_env(rows_per_lane: int, purpose: int) -> SavableVecEnv:
+            row_seed = row_seeds(seeds, rows_per_lane, 2 * world + purpose)
+            env = envs.make(task.env, task.backend, row_seed, self._num_threads, **options)
+            compile_aloud(env, self._announce)
+            return env
+
+        self.world = world
+        self.env, self.eval_env = (
+            make_env(task.envs_per_lane, TRAIN_ENVS),
+            make_env(num_eval_rows, EVAL_ENVS),
+        )
+        self.eval_simulator = on_device(self.eval_env, self._device)
+
     @property
     def num_random_steps(self) -> int:
         """Lock steps with random actions at the start; each is E environment steps of a lane."""
@@ -219,62 +233,97 @@ class TrainingBlock:
         self.num_evaluations += 1
         return returns.numpy()
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Tensors and counters that continue this block.
+    def state_dict(self, is_finished: bool = False) -> dict[str, Tensor]:
+        """Tensors that continue this block, together with the replay's transitions.
 
-        Simulators that cannot be saved begin new episodes.
+        Args:
+            is_finished: without what only a block needs that goes on.
         """
-        tensors = {
-            f"{part}/{name}": tensor
-            for part, owner in self._parts().items()
-            for name, tensor in owner.state_dict().items()
+        owners = {"learner": self.learner.state_dict(), "features": self.features.state_dict()}
+        if not is_finished:
+            owners["replay"] = newest_state(self.replay)
+            owners["collector"] = self.collector.state_dict()
+            for part, env in self._simulators().items():
+                owners[part] = simulator_state(env)
+        owners["block"] = {
+            "num_evaluations": torch.tensor(self.num_evaluations),
+            "world": torch.tensor(self.world),
+            "losses": torch.stack(self.algorithm.losses),
         }
-        tensors["num_periods"] = self.collector.num_periods
-        tensors["num_failures"] = self.collector.num_failures
-        for part, env in self._simulators().items():
-            for name, tensor in (simulator_state(env) or {}).items():
-                tensors[f"{part}/{name}"] = tensor
-        if _of_part(tensors, "env"):  # the episodes go on, and so do their returns
-            tensors["returns"] = self.collector.returns
-        return tensors, {"num_evaluations": self.num_evaluations}
+        return {f"{part}/{name}": v for part, state in owners.items() for name, v in state.items()}
 
-    def load_state_dict_(self, tensors: dict[str, Tensor], state: dict[str, int]) -> None:
-        """Restore what `state_dict` returned.
+    @property
+    def most_state_bytes(self) -> int:
+        """No file of `state_dict` is larger. Of the simulators' episodes and of the features'
+        permutations, which grow, it counts the most there can be.
+        """
+        schedule, noise, spec = self.config.schedule, self.config.noise, self.env.spec
+        num_rows = self.env.num_rows + self.eval_env.num_rows
+        episodes = num_rows * spec.max_episode_steps * (spec.num_actions + 1)
+        num_periods = schedule.max_timesteps // noise.permute_period if noise.permute_period else 0
+        orders = len(self.lanes) * (num_periods + 2) * (self.features.num_features + 1)
+        standing = sum(tensor.nbytes for tensor in self.state_dict().values())
+        return 2 * standing + 8 * (episodes + orders) + _HEADER_BYTES
+
+    def restore_(self, checkpoint: Checkpoint) -> bool:
+        """Go on from a checkpoint.
+
+        Returns:
+            Whether the simulators are where they were. Where they compute other numbers than they
+            did when the checkpoint was written (another machine, another version) they are not,
+            and new episodes begin.
 
         Raises:
-            ValueError: a tensor is missing or has another shape.
+            ValueError: the checkpoint is damaged, or of another block.
         """
-        newest = self.replay.obs[:, self.replay.time % self.replay.num_slots].clone()
+        tensors = checkpoint.tensors(self.most_state_bytes)
         try:
-            self._load_parts_(tensors)
-            self.collector.num_periods = tensors["num_periods"]
-            self.collector.num_failures = tensors["num_failures"]
-            self.num_evaluations = state["num_evaluations"]
+            self.learner.load_state_dict_(_of_part(tensors, "learner"))
+            self.features.load_state_dict_(_of_part(tensors, "features"))
+            begin_restore_(self.replay, _of_part(tensors, "replay"))
+            checkpoint.restore_transitions_(self.replay)
+            self.collector.load_state_dict_(_of_part(tensors, "collector"))
+            self.algorithm.restore_losses_(tensors["block/losses"])
+            self.num_evaluations = int(tensors["block/num_evaluations"])
+            world = int(tensors["block/world"])
         except KeyError as error:
-            raise ValueError(f"checkpoint lacks {error}, so it cannot be resumed") from error
-        for part, env in self._simulators().items():
-            saved = _of_part(tensors, part)
-            if saved:
-                restore_simulator_(env, saved)
-        if _of_part(tensors, "env"):  # the newest observation is the simulator's
-            self.collector.returns.copy_(tensors["returns"])
-        else:
-            self.replay.start_(newest)
+            raise ValueError(f"checkpoint lacks {error}") from error
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"checkpoint cannot be resumed: {error}") from error
+        return self._restore_simulators_(world, tensors)
 
-    def _simulators(self) -> dict[str, VecEnv]:
+    def _restore_simulators_(self, world: int, tensors: dict[str, Tensor]) -> bool:
+        newest = self.replay.observations(self.replay.time).cpu()
+        if world != self.world:
+            self._change_world_(world)
+        try:
+            restore_simulator_(self.eval_env, _of_part(tensors, "eval_env"))
+            obs = restore_simulator_(self.env, _of_part(tensors, "env"))
+            if obs is not None and torch.equal(_bits(obs.view_as(newest)), _bits(newest)):
+                return True
+        except SimulationDiffers as error:
+            log.debug("%s", error)
+        self._change_world_(world + 1)
+        self.collector.begin_episodes_()
+        return False
+
+    def _change_world_(self, world: int) -> None:
+        self.close()
+        self._make_simulators_(world)
+        self.collector.simulator = on_device(self.env, self._device)
+
+    def _simulators(self) -> dict[str, SavableVecEnv]:
         return {"env": self.env, "eval_env": self.eval_env}
-
-    def _parts(self) -> dict[str, Learner | LaneReplay | NoisyFeatures]:
-        return {"learner": self.learner, "replay": self.replay, "features": self.features}
-
-    def _load_parts_(self, tensors: dict[str, Tensor]) -> None:
-        for part, owner in self._parts().items():
-            owner.load_state_dict_(_of_part(tensors, part))
 
     def close(self) -> None:
         """Release the simulators."""
         self.env.close()
         self.eval_env.close()
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    """Float32 as int32, so that a nan equals itself."""
+    return numbers.contiguous().view(torch.int32)
 
 
 def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -284,6 +333,6 @@ def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _quantiles(config: TrainConfig, device: torch.device) -> Tensor | None:
-    if config.noise.noise_distribution != "empirical":
+    if config.noise.noise_distribution != "empirical" or config.noise.noise_fraction == 0:
         return None
     return torch.from_numpy(load_quantiles(config.task.env)).to(device)

@@ -7,6 +7,7 @@ stderr with exit code 2.
 
 import dataclasses
 import importlib.util
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from envs.empirical import load_quantiles
 from fastanf.activations import make_activation
 from fastanf.config import RUN_OPTIONS, TrainConfig
 from fastanf.flags import read_flags, vary_values
+from fastanf.options import shown, start_of
+from fastanf.paths import expanded
 from fastanf.published_flags import published_values
 from fastanf.settings import RunConfig
 from fastanf.study import StudySpec, load_study
@@ -67,7 +70,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Study:
 
 def complain(message: str) -> NoReturn:
     """End the process with one line on stderr and exit code 2."""
-    print(f"fastanf: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"fastanf: error: {start_of(' '.join(message.split()), 1500)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -102,6 +105,7 @@ def build_study(
         make_activation(network.activation, network.activation_args, network.activation_per_neuron)
     # torch is imported from here on: what is wrong above is said at once.
     from fastanf import kernels, memory
+    from fastanf.disk import make_disk_plan
     from fastanf.grouping import block_of, make_blocks
     from fastanf.plan import make_plan
     from fastanf.splitting import split_blocks
@@ -121,8 +125,21 @@ def build_study(
         notes,
         num_fixed=len(unfinished),
         num_trained=standing.num_trained if standing else 0,
+        host_available=memory.host_beside(device),
+        address_space=memory.addresses_left(device),
+        disk=make_disk_plan(
+            [*unfinished, *blocks],
+            run,
+            run.run_dir or "",
+            _unfinished_numbers(standing) if standing else None,
+        ),
     )
     return Study(run, tuple(lanes), blocks, plan, tuple(command_line), spec, standing)
+
+
+def _unfinished_numbers(standing: "Standing") -> list[int]:
+    """Numbers of the blocks that a folder holds and that are not trained to their end."""
+    return [n for n, is_finished in enumerate(standing.are_finished) if not is_finished]
 
 
 def _needs_quantiles(lane: TrainConfig) -> bool:
@@ -153,7 +170,7 @@ def _study(arguments: list[str]) -> Study:
         )
     study = build_study(run, expansion.lanes, expansion.notes, arguments, spec, standing)
     try:
-        study.plan.check_memory()
+        study.plan.check()
     except ValueError:
         if run.plan:
             print(study.plan.text(), flush=True)
@@ -166,7 +183,15 @@ def _study_dir(run: RunConfig, spec: StudySpec) -> Path | None:
     if run.run_dir is not None:
         if not run.run_dir.strip():
             raise ValueError("--run_dir must be the name of a new folder, got none")
-        return Path(run.run_dir).expanduser()
+        path = expanded(run.run_dir, "--run_dir")
+        try:
+            path.exists()
+        except OSError as error:
+            raise ValueError(
+                f"--run_dir must be the name of a folder, got {shown(run.run_dir)} "
+                f"({error.strerror})"
+            ) from None
+        return path
     return Path("runs") / spec.name if spec.name else None
 
 
@@ -212,7 +237,7 @@ def _new_run_dir(run: RunConfig, spec: StudySpec, lanes: Sequence[TrainConfig]) 
     elif path.exists() or path.is_symlink():
         raise ValueError(
             f"--run_dir must be a new folder, got {str(path)!r}, which exists; to go on with "
-            f"it: python -m fastanf resume {path}"
+            f"it: python -m fastanf resume {shlex.quote(str(path))}"
         )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:

@@ -41,6 +41,13 @@ def fill_rows(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows[:, :1].expand(-1, missing, *rows.shape[2:])], 1)
 
 
+def finite_actions(actions: Tensor) -> Tensor:
+    """Actions with 0 in place of what is not finite, as a broken lane gives it: a simulator would
+    stop at it or complain at every step. Finite ones keep every bit.
+    """
+    return actions.nan_to_num(0.0, 0.0, 0.0)
+
+
 class Collector:
     """Steps the environments of a block and stores what happens.
 
@@ -88,7 +95,12 @@ class Collector:
         self._is_on_host = self.device.type == "cpu"
         self._host_rng = LaneRng(rng.key.cpu())
         self._action: Tensor | None = None  # [L, E, A] of the step that was begun
-        replay.start_(self._per_lane(simulator.reset()))
+        self.begin_episodes_()
+
+    def begin_episodes_(self) -> None:
+        """Reset every environment; episodes that were under way end where they were."""
+        self.replay.start_(self._per_lane(self.simulator.reset()))
+        self.returns.zero_()
 
     def _per_lane(self, rows: Tensor) -> Tensor:
         """[N, ...] -> [L, E, ...]."""
@@ -128,7 +140,7 @@ class Collector:
 
     def _act_(self, time: int | Tensor) -> Tensor:
         self._observe_(time)
-        return self.explore(time)
+        return finite_actions(self.explore(time))
 
     def _observe_(self, time: int | Tensor) -> None:
         if self.features.statistics is None:
@@ -222,6 +234,40 @@ class Collector:
             for lane, value in zip(lanes, values, strict=True):
                 self._finished[lane].append(value)
         return self._finished
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Counters, the running episodes' returns, and those that ended since they were taken."""
+        finished = self.finished
+        return {
+            "num_periods": self.num_periods,
+            "num_failures": self.num_failures,
+            "returns": self.returns,
+            "num_finished": torch.tensor([len(returns) for returns in finished]),
+            "finished": torch.tensor(
+                [value for returns in finished for value in returns], dtype=torch.float64
+            ),
+        }
+
+    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: a tensor has another shape.
+        """
+        for name in ("num_periods", "num_failures", "returns"):
+            own, given = getattr(self, name), state[name]
+            if given.shape != own.shape:
+                raise ValueError(
+                    f"checkpoint tensor {name} has shape {tuple(given.shape)}; this run expects "
+                    f"{tuple(own.shape)}"
+                )
+            own.copy_(given)
+        counts = state["num_finished"].tolist()
+        if len(counts) != self.num_lanes or sum(counts) != len(state["finished"]):
+            raise ValueError("checkpoint's episodes are not those of this run's lanes")
+        parts = state["finished"].split(counts)
+        self._finished = [part.tolist() for part in parts]
+        self._ended.clear()
 
     def take_finished(self) -> list[list[float]]:
         """Returns of the episodes that ended since the last call, per lane."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastanf.options import Option, did_you_mean, read_options_once
+from fastanf.options import Option, did_you_mean, read_options_once, start_of
 from fastanf.settings import (
     AlgorithmConfig,
     NetworkConfig,
@@ -48,7 +48,8 @@ class TrainConfig:
 
     def get(self, name: str) -> Any:
         """The value of a setting, by its flat name."""
-        return getattr(getattr(self, train_option(name).group), name)
+        entry = train_option(name)
+        return getattr(getattr(self, entry.group), entry.name)
 
     def replace(self, **values: Any) -> "TrainConfig":
         """A copy with some settings changed, by flat names; lists count as tuples.
@@ -58,7 +59,11 @@ class TrainConfig:
         """
         by_group: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
-            by_group.setdefault(train_option(name).group, {})[name] = value
+            entry = train_option(name)
+            changes = by_group.setdefault(entry.group, {})
+            if entry.name in changes:
+                raise ValueError(f"{entry.name} is given twice, also as {name}")
+            changes[entry.name] = value
         groups = {
             group: dataclasses.replace(getattr(self, group), **changes)
             for group, changes in by_group.items()
@@ -131,7 +136,7 @@ def train_option(name: str) -> Option:
     found = OPTIONS.get(name) or OPTIONS.get(ALIASES.get(normalize(name), ""))
     if found is None:
         near = did_you_mean(normalize(name), (a for a, n in ALIASES.items() if n in OPTIONS))
-        raise ValueError(f"{name} is not a setting of training{near}")
+        raise ValueError(f"{start_of(name)} is not a setting of training{near}")
     return found
 
 

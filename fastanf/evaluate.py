@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastanf.algorithms.actor_critic import ActorCritic
-from fastanf.collect import fill_rows
+from fastanf.collect import fill_rows, finite_actions
 from fastanf.graphs import Graphs
 from fastanf.instrument import Stage, stage
 from fastanf.rng import Stream
@@ -50,7 +50,7 @@ class Act:
         x = fill_rows(obs.view(L, M, -1))
         rows = fill_rows(rows.expand(L, -1))
         x = self._algorithm.features.draw(x, rows, Stream.EVAL_FEATURES)
-        return self._algorithm.act(x)[:, :M].reshape(N, -1)
+        return finite_actions(self._algorithm.act(x))[:, :M].reshape(N, -1)
 
 
 @torch.no_grad()

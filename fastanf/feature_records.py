@@ -7,6 +7,7 @@ its connections are those of column p. The first D canonical features are real.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +23,7 @@ from fastanf.sparse.connectivity import connections_per_feature
 def feature_rows(
     block: TrainingBlock, lanes: Sequence[int], step: int, updates: int
 ) -> list[FeatureRow]:
-    """One row a lane and network, of the state as it is.
+    """One row a lane and network, of the state as it is; none of a lane that was stopped.
 
     Args:
         block: that trains.
@@ -33,13 +34,14 @@ def feature_rows(
     algorithm, num_lanes = block.algorithm, len(lanes)
     num_real, num_features = block.features.num_real, block.features.num_features
     order = block.features.places()  # [L, F]
+    are_recorded = block.learner.watch.are_recorded
     tables = {
         "actor": _NetworkTable(algorithm.actor_mlp, order, num_lanes),
         "critic": _NetworkTable(algorithm.critic.mlp, order, num_lanes),
     }
 
     def rows_of(name: str, table: _NetworkTable) -> Iterator[FeatureRow]:
-        for position, lane in enumerate(lanes):
+        for position, lane in itertools.compress(enumerate(lanes), are_recorded):
             for copy in range(table.num_copies):
                 yield FeatureRow(
                     lane=lane,

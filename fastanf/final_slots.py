@@ -1,12 +1,10 @@
 """Who owns the rows of a replay's side table: the host's list of free ones, and of those that a
 time in the ring still needs.
 
-Axes: L lanes, S rows of a lane's side table, T ring slots in time, E environments per lane.
+Axes: L lanes, S rows of a lane's side table.
 """
 
 from __future__ import annotations
-
-from torch import Tensor
 
 
 class FinalSlots:
@@ -40,31 +38,3 @@ class FinalSlots:
         """The side tables have more rows from here on."""
         for free in self._free:
             free[:0] = range(new_slots - 1, old_slots - 1, -1)
-
-    @staticmethod
-    def of_ring(final_slot: Tensor, newest: int, num_slots: int) -> FinalSlots:
-        """What a ring needs that was read from a checkpoint.
-
-        Args:
-            final_slot: [L, T, E] on the host; negative where no row is needed.
-            newest: time of the newest transition.
-            num_slots: S.
-        """
-        L, T, _ = final_slot.shape
-        slots = FinalSlots(L, 0)
-        used: list[set[int]] = [set() for _ in range(L)]
-        lanes, places, envs = (final_slot >= 0).nonzero(as_tuple=True)
-        rows = final_slot[lanes, places, envs].tolist()
-        for lane, place, row in zip(lanes.tolist(), places.tolist(), rows, strict=True):
-            time = time_of_slot(place, newest, T)
-            slots._used_at.setdefault(time, []).append((lane, row))
-            used[lane].add(row)
-        slots._free = [
-            [i for i in range(num_slots - 1, -1, -1) if i not in taken] for taken in used
-        ]
-        return slots
-
-
-def time_of_slot(slot: int, newest: int, num_slots: int) -> int:
-    """The latest time up to `newest` that lies in a slot of a ring of `num_slots`."""
-    return newest - (newest - slot) % num_slots

@@ -1,4 +1,7 @@
-"""The end of a run as a text table: the last returns of each series, the best of a panel first."""
+"""The end of a run as a text table: the last returns of each series, the best of a panel first.
+
+A lane that was stopped counts among the lanes of its series, and has no last return.
+"""
 
 import math
 import textwrap
@@ -8,12 +11,14 @@ import numpy as np
 
 from fastanf.rows import EvaluationRow
 from fastanf.series import MIN_LANES, Panel, Series, bootstrap_interval, collect_series, shorten
+from fastanf.stopped import StoppedLane, without_evaluations
 
 
 def final_table(
     evaluations: Sequence[EvaluationRow],
     max_width: int = 100,
     num_parameters: Mapping[int, int] | None = None,
+    stopped: Sequence[StoppedLane] = (),
 ) -> str:
     """A text table, one line a series, the best of a panel first.
 
@@ -22,19 +27,27 @@ def final_table(
         max_width: in characters; less needed columns are left out and the variant is shortened
             until the table fits, as far as it can.
         num_parameters: lane -> number of active parameters, for a further column.
+        stopped: lanes that were; what became of them follows the table.
 
     Returns:
         The table and a line that defines its columns; no trailing line break.
     """
     panels = collect_series(evaluations)
     if not panels:
-        return "no evaluations"
+        return "\n".join(["no evaluations", *_stopped_lines(stopped, max_width)])
+    silent = without_evaluations(stopped, evaluations)
     header = ["env", "noise", "policy", "variant", "lanes", "step", "last return", "95%", "best"]
     if num_parameters is not None:
         header.append("parameters")
     rows = []
     for panel, series in panels.items():
-        lines = [(_last_mean(one), _table_row(panel, one, num_parameters)) for one in series]
+        lines = [
+            (
+                _last_mean(one),
+                _table_row(panel, one, silent.get((panel, one.name), 0), num_parameters),
+            )
+            for one in series
+        ]
         lines.sort(key=lambda line: -line[0] if math.isfinite(line[0]) else math.inf)
         rows += [cells for _, cells in lines]
     idle = {"env"} if len({env for env, _ in panels}) == 1 else set()
@@ -46,19 +59,39 @@ def final_table(
         [
             *_fit(table, max_width),
             "",
-            *textwrap.wrap(_table_note(panels, table[0]), max(20, max_width)),
+            *textwrap.wrap(_table_note(panels, table[0], bool(silent)), max(20, max_width)),
+            *_stopped_lines(stopped, max_width),
         ]
     )
+
+
+def _stopped_lines(stopped: Sequence[StoppedLane], max_width: int) -> list[str]:
+    """Which lanes were stopped, where, why, and what there is to go back to."""
+    if not stopped:
+        return []
+    lines = ["", f"stopped, because broken: {len(stopped)} lane{'s' * (len(stopped) > 1)}"]
+    for lane in stopped:
+        step = lane.row.checkpoint_step
+        good = (
+            f"sound in the checkpoint of step {step:,}" if step >= 0 else "sound in no checkpoint"
+        )
+        text = f"{lane.label} at step {lane.row.step:,}: {lane.row.cause}; {good}"
+        lines += textwrap.wrap(
+            text, max(20, max_width), initial_indent="  ", subsequent_indent="    "
+        )
+    return lines
 
 
 def _last_mean(series: Series) -> float:
     return float(series.mean[-1])
 
 
-def _table_row(panel: Panel, series: Series, num_parameters: Mapping[int, int] | None) -> list[str]:
+def _table_row(
+    panel: Panel, series: Series, num_silent: int, num_parameters: Mapping[int, int] | None
+) -> list[str]:
     last = series.returns[:, -1:]
     low, high = bootstrap_interval(last)
-    n, used = len(series.lanes), int(np.isfinite(last).sum())
+    n, used = len(series.lanes) + num_silent, int(np.isfinite(last).sum())
     tops = [np.nanmax(lane) for lane in series.returns if np.isfinite(lane).any()]
     row = [
         panel[0],
@@ -76,7 +109,9 @@ def _table_row(panel: Panel, series: Series, num_parameters: Mapping[int, int] |
     return row
 
 
-def _table_note(panels: Mapping[Panel, Sequence[Series]], header: Sequence[str]) -> str:
+def _table_note(
+    panels: Mapping[Panel, Sequence[Series]], header: Sequence[str], has_silent: bool
+) -> str:
     series = [one for several in panels.values() for one in several]
     note = "last return: mean over lanes at the last evaluation"
     if "95%" in header and any(len(one.lanes) >= MIN_LANES for one in series):
@@ -84,7 +119,7 @@ def _table_note(panels: Mapping[Panel, Sequence[Series]], header: Sequence[str])
     if "best" in header:
         note += "; best: mean over lanes of each lane's best evaluation"
     note += "."
-    if any(not np.isfinite(one.returns[:, -1]).all() for one in series):
+    if has_silent or any(not np.isfinite(one.returns[:, -1]).all() for one in series):
         note += " lanes k/n: only k of n lanes have a finite return there; the others are left out."
     return note
 

@@ -21,8 +21,8 @@ from fastanf.config import (
     normalize,
     train_option,
 )
-from fastanf.options import Option, did_you_mean
-from fastanf.presets import PRESET_ALIASES, PRESETS
+from fastanf.options import Option, did_you_mean, shown, start_of
+from fastanf.presets import MOST_LANES, PRESET_ALIASES, PRESETS
 from fastanf.published_flags import ALREADY_SO, ELSEWHERE, TRANSLATED, is_number
 from fastanf.settings import RunConfig
 
@@ -107,11 +107,15 @@ def vary_values(items: Sequence[str]) -> dict[str, list[Any]]:
     for item in items:
         name, is_given, values = item.partition("=")
         if not is_given or not name:
-            raise ValueError(f"--vary must be field=v1,v2, got {item!r}")
+            raise ValueError(f"--vary must be field=v1,v2, got {shown(item)}")
         if name in vary:
             raise ValueError(f"--vary: {name} is given twice")
         entry = train_option(name)
         texts = [text for text in values.split(",") if text]
+        if len(texts) > MOST_LANES:
+            raise ValueError(
+                f"--vary {name} must have at most {MOST_LANES} values, got {len(texts)}"
+            )
         vary[name] = [entry.parse(text, f"--vary {name}") for text in texts]
     return vary
 
@@ -124,19 +128,16 @@ def _normalized(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             typed, is_joined, value = token.partition("=")
             name, fixed = _flag(typed)
             if fixed is not None and is_joined:
-                raise ValueError(f"{typed} takes no value, got {value!r}")
+                raise ValueError(f"{typed} takes no value, got {shown(value)}")
             spelled[name] = typed
             value = value if fixed is None else fixed
             tokens.append(f"--{name}={value}" if is_joined or fixed is not None else f"--{name}")
         elif re.fullmatch(r"-[A-Za-z].*", token) and token != "-h" and not is_number(token):
-            raise ValueError(
-                f"{token} is not an option{did_you_mean(normalize(token), _all_flags())}"
-            )
+            hint = did_you_mean(normalize(token), _all_flags())
+            raise ValueError(f"{start_of(token)} is not an option{hint}")
         else:
-            # argparse takes -1e-3 for an option
-            tokens.append(
-                f"{float(token):f}" if re.fullmatch(r"-[\d.]+e.+", token, re.I) else token
-            )
+            # argparse takes -1e-3 for an option, but nothing that begins with a blank.
+            tokens.append(f" {token}" if token.startswith("-") and is_number(token) else token)
     return tokens, spelled
 
 
@@ -152,7 +153,8 @@ def _flag(typed: str) -> tuple[str, str | None]:
     positive = ALIASES.get(name.removeprefix("no_"))
     if name.startswith("no_") and positive is not None and _option(positive).item is bool:
         return positive, "false"
-    raise ValueError(f"{typed} is not an option{did_you_mean(name, _all_flags())}; see --help")
+    hint = did_you_mean(name, _all_flags())
+    raise ValueError(f"{start_of(typed)} is not an option{hint}; see --help")
 
 
 def _option(name: str) -> Option:
@@ -170,7 +172,7 @@ def _text(value: str | list[str]) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        raise ValueError(start_of(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -218,7 +220,8 @@ def _argument(entry: Option) -> dict[str, Any]:
         words |= {"metavar": "|".join(entry.choices)}
     else:
         words |= {"metavar": {int: "N", float: "X", str: "NAME"}[entry.item]}
-    limits = entry.expected() if entry.allowed or len(entry.choices) > 3 else ""
+    has_limits = (entry.allowed and entry.item is not str) or len(entry.choices) > 3
+    limits = entry.expected() if has_limits else ""
     help_text = " ".join(
         [entry.help, f"{limits[0].upper()}{limits[1:]}." if limits else ""]
     ).strip()
@@ -235,8 +238,9 @@ def _epilog() -> str:
     text = (
         f"Policies: {policies}. An option applies to every policy, over its own setting; the "
         "dense ones (SAC, TD3) take none of the sparsity's. Dashes, underscores and case of a name "
-        "make no difference; a switch is turned off by --no-NAME. A lane option may differ between "
-        "lanes that train together (--vary), a static one makes another block. Published flags: "
+        "make no difference; a switch is turned off by --no-NAME; of an option that stands twice "
+        "the last one counts (of --vary, all). A lane option may differ between lanes that train "
+        "together (--vary), a static one makes another block. Published flags: "
         f"{published}."
     )
     return text.replace("%", "%%")

@@ -18,12 +18,14 @@ from torch import Tensor
 from fastanf.algorithms.actor_critic import ActorCritic, Seen, UpdateKind
 from fastanf.graphs import Graphs
 from fastanf.instrument import Stage, is_recording, stage
+from fastanf.quarantine import LaneWatch
 from fastanf.replay import LaneReplay
 from fastanf.rng import LaneRng
 
 _LOG = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
+_WATCH = "watch."
 
 
 class Learner:
@@ -48,6 +50,7 @@ class Learner:
         self.algorithm, self.replay, self.rng = algorithm, replay, rng
         self.batch_size = batch_size
         self.num_updates = 0
+        self.watch = LaneWatch(algorithm, replay, batch_size)
         self._graphs = graphs if algorithm.is_capturable else None
         # The number of updates as the device knows it, where the host does not say it each time.
         self._counter = torch.zeros((), dtype=torch.int64, device=rng.key.device)
@@ -72,6 +75,7 @@ class Learner:
         with stage(Stage.SAMPLE):
             batch = self.replay.sample(self.rng, update, self.batch_size)
         self.algorithm.update_(batch, update, kind, self.replay.envs_per_lane)
+        self.watch.see_(kind.actor)
 
     def _replay_update_(self, graphs: Graphs, kind: UpdateKind) -> None:
         algorithm = self.algorithm
@@ -90,8 +94,10 @@ class Learner:
         algorithm.seen = seen if kind.actor else algorithm.seen._replace(critic=seen.critic)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Networks, moments, masks and the number of updates."""
-        return self.algorithm.state_dict() | {"num_updates": torch.tensor(self.num_updates)}
+        """Networks, moments, masks, the number of updates and what was seen of broken lanes."""
+        watched = {f"{_WATCH}{name}": tensor for name, tensor in self.watch.state_dict().items()}
+        num_updates = torch.tensor(self.num_updates)
+        return self.algorithm.state_dict() | watched | {"num_updates": num_updates}
 
     def load_state_dict_(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned.
@@ -100,6 +106,8 @@ class Learner:
             ValueError: a tensor is missing or has another shape.
         """
         self.algorithm.load_state_dict_(state)
+        watched = {k.removeprefix(_WATCH): v for k, v in state.items() if k.startswith(_WATCH)}
+        self.watch.load_state_dict_(watched)
         self.num_updates = int(state["num_updates"])
         self._counter.fill_(self.num_updates)
 

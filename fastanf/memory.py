@@ -1,14 +1,16 @@
 """The memory that a block needs, and what is free on the device that it runs on.
 
-Axes: L lanes of a block, C = 2 critics. Free is what the machine has and what every control group
-above the process allows; the file cache that the kernel gives back under pressure counts as free.
+Axes: L lanes of a block, C = 2 critics. What is free on the host is in free_memory.py. Figures that
+follow from no size of a tensor are measured (`profiling/bench_memory.py`).
 """
 
 import math
-import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from envs import registry
+from fastanf.checkpoint import SPAN_BYTES
+from fastanf.free_memory import address_space_free, host_free_bytes
 from fastanf.grouping import Block
 from fastanf.kernels.csr import block_size_for
 from fastanf.nets import NUM_CRITICS
@@ -16,12 +18,17 @@ from fastanf.networks import NetworkPlan
 from fastanf.replay import replay_bytes
 from fastanf.sparse.layers import CSR
 from fastanf.sparse.topology import TOPOLOGIES
+from fastanf.state_bytes import (
+    FLOAT_BYTES,
+    MASK_BYTES,
+    num_rows,
+    spread_bytes,
+    state_bytes,
+)
 
 MIB = 2**20
-_FLOAT_BYTES = 4
 _ONLINE_COPIES = 4
 """A trained parameter is stored with its gradient and two moments."""
-_MASK_BYTES = 1
 _INDEX_BYTES = 4
 _STATISTICS_BYTES = 24
 """Of a feature that is normalised: two numbers in float64, two in float32."""
@@ -34,7 +41,7 @@ def mib_text(num_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class BlockMemory:
-    """Bytes that a block takes on its device."""
+    """Bytes that a block takes on its device and on the host."""
 
     replay: int
     weights: int
@@ -43,17 +50,69 @@ class BlockMemory:
     """Gradients and both moments; gradients that are kept for connections to grow by."""
     work: int
     """Minibatches and activations of an update, roughly."""
-    simulation: int = 0
+    simulation: int
     """A simulator that lives on the device, roughly."""
+    building: int
+    """While the largest layer is made, roughly. The C library keeps it, in pieces that what is
+    larger than an update's tensors finds no room in."""
+    recording: int
+    """While an evaluation is recorded or a checkpoint is written, roughly."""
+    reading: int
+    """While a file of a checkpoint is read, on the host: a run must be able to go on where it can
+    begin."""
+    host: int
+    """Simulators on the host, and libraries that are loaded for them and for the records."""
+    addresses: int
+    """What libraries, threads and simulators on the host reserve beside it and never touch."""
+    is_on_host: bool
+    """Whether the device is the host's memory."""
 
     @property
     def total(self) -> int:
-        return self.replay + self.working_set + self.simulation
+        """Of the device at the moment of the greatest need."""
+        standing = self.replay + self.weights + self.moments + self.simulation
+        if self.is_on_host:
+            passing = max(self.work, self.recording, self.reading)
+            return standing + self.building + passing + self.host
+        return standing + self.building + max(self.work, self.recording)
+
+    @property
+    def passing(self) -> int:
+        """What of `total` comes and goes and is no work of an update."""
+        standing = self.replay + self.working_set + self.simulation
+        return self.total - standing - self.host * self.is_on_host
+
+    @property
+    def host_total(self) -> int:
+        """Of the host beside a device that is not its own memory."""
+        return self.host + max(self.reading, SPAN_BYTES)
 
     @property
     def working_set(self) -> int:
         """What one update touches, the replay's few rows left out."""
         return self.weights + self.moments + self.work
+
+
+_ROW_BYTES = 5 * MIB // 4
+"""Of an environment on the host: 0.7 to 1.2 MiB were measured, envpool and gymnasium, 10 rows and
+more of HalfCheetah, Hopper, Walker2d, Ant and Humanoid, with their logs of actions."""
+_LIBRARY_BYTES = 160 * MIB
+"""What a run with hardly a tensor took beyond its plan: 137 MiB, simulators' libraries and
+TensorBoard loaded."""
+_JAX_BYTES = 384 * MIB
+"""What JAX and a compilation of MJX take of the host: 255 to 390 MiB were measured."""
+_ROW_ADDRESSES = 32 * MIB
+"""MuJoCo's arena of an environment, of which hardly a page is touched: 8 to 29 MiB."""
+_LIBRARY_ADDRESSES = 1280 * MIB
+"""Beyond `_LIBRARY_BYTES`: 1,100 MiB were measured with two threads and four lanes."""
+_BUILDING_BYTES, _BUILDING_CSR_BYTES = 16, 24
+"""A possible connection of a layer while it is made: its random numbers, their order, its mask."""
+_RECORDING_BYTES = 16
+"""A possible connection of a first layer while its features' weights are recorded: as it is, its
+magnitude, and that in float64."""
+_READING_COPIES = 2
+"""The bytes of a checkpoint's file, and its tensors. What csr layers hold is written out beside
+them, to be compared."""
 
 
 def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemory:
@@ -77,18 +136,36 @@ def block_memory(block: Block, replay_capacity: int | None = None) -> BlockMemor
     # Targets share their network's connections.
     connections = sum(layer.connection_bytes for layer in actor_layers)
     connections += NUM_CRITICS * sum(layer.connection_bytes for layer in critic_layers)
+    lives_on_device = registry.lives_on_device(config.task.backend)
+    rows = 0 if lives_on_device else num_rows(block)
+    first = num_lanes * NUM_CRITICS * critic.connections[0]
+    span = min(SPAN_BYTES, num_lanes * replay)
     return BlockMemory(
         replay=num_lanes * replay,
-        weights=num_lanes * (_FLOAT_BYTES * stored + connections),
-        moments=num_lanes * _FLOAT_BYTES * (_ONLINE_COPIES - 1) * online + _kept_bytes(block),
+        weights=num_lanes * (FLOAT_BYTES * stored + connections),
+        moments=num_lanes * FLOAT_BYTES * (_ONLINE_COPIES - 1) * online + _kept_bytes(block),
         work=num_lanes * _work_bytes(block, critic, critic_layers[0].values),
         simulation=block.simulation_bytes,
+        building=num_lanes * NUM_CRITICS * _building_bytes(block, critic),
+        recording=max(_RECORDING_BYTES * first, spread_bytes(block), span),
+        reading=_READING_COPIES * max(state_bytes(block), span) + spread_bytes(block),
+        host=_LIBRARY_BYTES + _JAX_BYTES * lives_on_device + _ROW_BYTES * rows,
+        addresses=_LIBRARY_ADDRESSES + (_ROW_ADDRESSES - _ROW_BYTES) * rows,
+        is_on_host=not block.device.startswith("cuda"),
+    )
+
+
+def _building_bytes(block: Block, critic: NetworkPlan) -> int:
+    """The most of any layer of one critic, whose layers are the largest."""
+    return max(
+        (_BUILDING_CSR_BYTES if layout == CSR else _BUILDING_BYTES) * connections
+        for connections, layout in zip(critic.connections, block.layouts[1], strict=True)
     )
 
 
 def _kept_bytes(block: Block) -> int:
     """Dense gradients that are kept, of all lanes whose connections grow by them."""
-    return _FLOAT_BYTES * sum(
+    return FLOAT_BYTES * sum(
         possible * copies
         for networks in block.networks
         for network, copies in zip(networks, (1, NUM_CRITICS), strict=True)
@@ -115,7 +192,7 @@ def _work_bytes(block: Block, critic: NetworkPlan, first_layer: int) -> int:
     floats = config.algorithm.batch_size * widths
     floats += num_copies * NUM_CRITICS * first_layer
     statistics = _STATISTICS_BYTES * block.num_features * config.noise.normalize_observations
-    return _FLOAT_BYTES * floats + statistics
+    return FLOAT_BYTES * floats + statistics
 
 
 @dataclass(frozen=True)
@@ -147,7 +224,7 @@ def _stored_layers(block: Block) -> tuple[list[_StoredLayer], list[_StoredLayer]
                 connection_bytes = _csr_bytes(max(counts), *size, is_turned)
                 layers.append(_StoredLayer(max(counts) + biases, connection_bytes))
             else:
-                mask = _MASK_BYTES * possible if min(counts) < possible else 0
+                mask = MASK_BYTES * possible if min(counts) < possible else 0
                 layers.append(_StoredLayer(possible + biases, mask))
         stored.append(layers)
     return stored[0], stored[1]
@@ -171,19 +248,31 @@ def _csr_bytes(active: int, num_inputs: int, num_outputs: int, is_turned: bool) 
 
 def fitting_capacity(block: Block, available: int) -> int:
     """The largest replay capacity that fits, two digits of it; 0 if none does."""
-    config = block.config
-    low = max(config.algorithm.batch_size, 2 * config.task.envs_per_lane)
-    high = config.effective_replay_capacity
-    if block_memory(block, low).total > available:
+    return largest_capacity(
+        [block], lambda capacity: block_memory(block, capacity).total <= available
+    )
+
+
+def largest_capacity(blocks: Sequence[Block], fits: Callable[[int], bool]) -> int:
+    """The largest replay capacity that fits, two digits of it; 0 if none does.
+
+    Args:
+        blocks: whose settings bound it; what they have now does not fit.
+        fits: of a capacity; true of every smaller one, too.
+    """
+    configs = [block.config for block in blocks]
+    smallest = low = max(max(c.algorithm.batch_size, 2 * c.task.envs_per_lane) for c in configs)
+    high = max(low, *(config.effective_replay_capacity for config in configs))
+    if not fits(low):
         return 0
     while high - low > 1:
         middle = (low + high) // 2
-        if block_memory(block, middle).total <= available:
+        if fits(middle):
             low = middle
         else:
             high = middle
     unit = 10 ** max(0, int(math.log10(low)) - 1)
-    return low // unit * unit
+    return max(smallest, low // unit * unit)
 
 
 def resolve_device(device: str) -> str:
@@ -208,50 +297,21 @@ def resolve_device(device: str) -> str:
 
 
 def available_bytes(device: str) -> int:
-    """Memory that is free now: of the GPU, or of the machine within its control group's limits."""
+    """Memory that is free now: of the GPU, or of the host within the limits of the process."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    return min([_machine_free(), *_control_group_free()])
+    return host_free_bytes()
 
 
-def _machine_free() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def host_beside(device: str) -> int | None:
+    """Bytes free on the host, for a device whose memory is its own; None where it is the host's."""
+    return host_free_bytes() if device.startswith("cuda") else None
 
 
-def _control_group_free(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> list[int]:
-    """Bytes below each memory limit that the process's control group or one above it has."""
-    if own is None:
-        try:
-            lines = Path("/proc/self/cgroup").read_text().splitlines()
-        except OSError:
-            lines = []
-        own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group = root / own.strip("/")
-    folders = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
-    free = []
-    for folder, limit, used in [
-        *((folder, "memory.max", "memory.current") for folder in folders),
-        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ]:
-        try:
-            allowed, current = (folder / limit).read_text(), (folder / used).read_text()
-            free.append(max(0, int(allowed) - int(current) + _reclaimable(folder)))
-        except (OSError, ValueError):  # no such limit, or the word max
-            continue
-    return free
-
-
-def _reclaimable(folder: Path) -> int:
-    """File cache that the kernel gives back under pressure."""
-    for line in (folder / "memory.stat").read_text().splitlines():
-        if line.startswith("inactive_file "):
-            return int(line.split()[1])
-    return 0
+def addresses_left(device: str) -> int | None:
+    """Bytes of memory that a block on the host may still reserve; None where nothing limits it. A
+    limit that CUDA can live with is far beyond what a block needs.
+    """
+    return None if device.startswith("cuda") else address_space_free()

@@ -6,17 +6,18 @@ Steps are a lane's environment steps; each lane has its own sub-folder of tb/, o
 import contextlib
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
+from fastanf.plain_text import file_stem
 from fastanf.rows import (
     AnyRow,
     EvaluationRow,
     FeatureRow,
     ProfileRow,
+    QuarantineRow,
     TopologyRow,
     TrainingRow,
     columns,
@@ -103,6 +104,8 @@ class Mirrors:
         if self._wandb_run is None:
             import wandb  # pyright: ignore[reportMissingImports]
 
+            if (self.path / "wandb").is_symlink():  # of a folder from elsewhere, to anywhere
+                raise ValueError(f"{self.path / 'wandb'} is a link")
             name = self.path.resolve().name
             self._wandb_run = wandb.init(
                 project="fastanf", mode=self.wandb_mode, group=name, name=name, dir=str(self.path)
@@ -126,6 +129,8 @@ def _scalars(row: AnyRow) -> dict[str, float]:
     """Tag -> value of what a mirror shows of a row; quantities that are nan are left out."""
     if isinstance(row, EvaluationRow):
         return {"eval/return_mean": row.return_mean, "eval/return_std": row.return_std}
+    if isinstance(row, QuarantineRow):
+        return {"eval/stopped": row.step}
     if isinstance(row, ProfileRow):
         stage = f"profile/{row.part}_{row.stage.replace(' ', '_')}"
         return {f"{stage}_ms": row.mean_ms, f"{stage}_share": row.share}
@@ -145,4 +150,4 @@ def _scalars(row: AnyRow) -> dict[str, float]:
 def _mirror_label(row: Mapping[str, Any]) -> str:
     parts = [f"lane{int(row['lane']):02d}", str(row["policy"]), str(row.get("variant") or "")]
     label = "_".join(part for part in [*parts, f"seed{row['seed']}"] if part)
-    return re.sub(r"[^\w.=+-]+", "-", label)
+    return file_stem(label)

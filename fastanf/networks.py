@@ -4,12 +4,14 @@ Axes: C = 2 critics, F features with noise, A actions. The actor has sizes (F, *
 and (F, *hidden, 2A) in SAC (mean, log std), each critic (F + A, *hidden, 1).
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
 from envs import noise
 from envs.interface import EnvSpec
 from fastanf.config import TrainConfig
+from fastanf.settings import NetworkConfig, SparsityConfig
 from fastanf.sparse.distribution import LayerSparsity, active_count, layer_sparsity
 from fastanf.sparse.topology import STATIC, TOPOLOGIES
 
@@ -34,12 +36,12 @@ class NetworkPlan:
         """Whether all connections are there at first, and `active_counts` at the end."""
         return TOPOLOGIES[self.topology].starts_dense
 
-    @property
+    @functools.cached_property
     def connections(self) -> tuple[int, ...]:
         """Possible connections of each layer."""
         return tuple(n_in * n_out for n_in, n_out in itertools.pairwise(self.sizes))
 
-    @property
+    @functools.cached_property
     def active_counts(self) -> tuple[int, ...]:
         """Active connections of each layer."""
         pairs = zip(self.connections, self.sparsity.sparsities, strict=True)
@@ -78,9 +80,23 @@ def lane_networks(config: TrainConfig, spec: EnvSpec) -> tuple[NetworkPlan, Netw
     Raises:
         ValueError: a global level that cannot be met, or a layer left without connections.
     """
-    num_features = noise.num_features(spec.num_features, config.noise.noise_fraction)
-    num_heads = 2 if config.algorithm.algorithm == "sac" else 1
-    hidden, sparsity = config.network.hidden, config.sparsity
+    algorithm = config.algorithm
+    key = (algorithm.algorithm, algorithm.policy, config.noise.noise_fraction)
+    return _networks(*key, config.network, config.sparsity, spec)
+
+
+@functools.lru_cache(maxsize=4096)  # the lanes of a study differ in their seeds most of all
+def _networks(
+    algorithm: str,
+    policy: str,
+    noise_fraction: float,
+    network: NetworkConfig,
+    sparsity: SparsityConfig,
+    spec: EnvSpec,
+) -> tuple[NetworkPlan, NetworkPlan]:
+    num_features = noise.num_features(spec.num_features, noise_fraction)
+    num_heads = 2 if algorithm == "sac" else 1
+    hidden = network.hidden
     all_sizes = {
         "actor": (num_features, *hidden, num_heads * spec.num_actions),
         "critic": (num_features + spec.num_actions, *hidden, 1),
@@ -89,7 +105,7 @@ def lane_networks(config: TrainConfig, spec: EnvSpec) -> tuple[NetworkPlan, Netw
     for name, sizes in all_sizes.items():
         is_sparse = sparsity.sparse_networks in ("both", name)
         evolves = is_sparse and sparsity.evolving_networks in ("both", name)
-        owner = f"{name} of {config.algorithm.policy} on {config.task.env}"
+        owner = f"{name} of {policy} on {spec.env_id}"
         try:
             solved = layer_sparsity(
                 sizes,
@@ -100,9 +116,9 @@ def lane_networks(config: TrainConfig, spec: EnvSpec) -> tuple[NetworkPlan, Netw
             )
         except ValueError as error:
             raise ValueError(f"{error} ({owner})") from None
-        num_gates = num_features if config.network.input_gate else 0
+        num_gates = num_features if network.input_gate else 0
         topology = sparsity.topology if evolves else STATIC.name
-        plan = NetworkPlan(name, sizes, solved, config.network.layer_norm, num_gates, topology)
+        plan = NetworkPlan(name, sizes, solved, network.layer_norm, num_gates, topology)
         if 0 in plan.active_counts:
             layer = plan.active_counts.index(0) + 1
             raise ValueError(

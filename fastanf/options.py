@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from fastanf.plain_text import visible
+
 Kind = Literal["lane", "static", "run"]
 
 
@@ -44,9 +46,12 @@ def interval(text: str) -> Allowed:
     return Allowed(f"a number in {text}", test)
 
 
-def at_least(low: int) -> Allowed:
-    """The integers from `low` on."""
-    return Allowed(f"an integer of at least {low}", lambda value: value >= low)
+def at_least(low: int, most: int | None = None) -> Allowed:
+    """The integers from `low` on, up to `most` where it is given."""
+    if most is None:
+        return Allowed(f"an integer of at least {low}", lambda value: value >= low)
+    text = f"an integer of at least {low} and at most {most}"
+    return Allowed(text, lambda value: low <= value <= most)
 
 
 def option(
@@ -103,10 +108,7 @@ class Option:
         """The allowed values in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        kind = {int: "an integer", float: "a number", bool: "true or false", str: "a name"}[
-            self.item
-        ]
-        text = self.allowed.text if self.allowed else kind
+        text = self.allowed.text if self.allowed else _KINDS[self.item]
         return f"{text}, or none" if self.is_optional else text
 
     def check(self, value: Any, label: str = "") -> Any:
@@ -122,15 +124,16 @@ class Option:
             is_allowed, checked = False, value
         if not is_allowed:
             hint = did_you_mean(value, self.choices)
-            raise ValueError(f"{label} must be {self.expected()}, got {value!r}{hint}")
+            raise ValueError(f"{label} must be {self.expected()}, got {shown(value)}{hint}")
         return checked
 
     def parse(self, text: str, label: str = "") -> Any:
         """A value from its spelling on the command line (sizes as 256x256, absent as none)."""
-        label, word = label or self.name, text.strip().lower()
+        label, text = label or self.name, text.strip()
+        word = text.lower()
         if self.is_optional and word in ("none", "null"):
             return None
-        value: Any = text.strip()
+        value: Any = text
         try:
             if self.is_tuple:
                 value = tuple(_number(part) for part in word.split("x")) if word else ()
@@ -146,7 +149,7 @@ class Option:
                     "no": False,
                 }[word]
         except (ValueError, KeyError):
-            raise ValueError(f"{label} must be {self.expected()}, got {text!r}") from None
+            raise ValueError(f"{label} must be {self.expected()}, got {shown(text)}") from None
         return self.check(value, label)
 
     def spell(self, value: Any) -> str:
@@ -167,7 +170,8 @@ class Option:
 
     def _convert(self, value: Any) -> Any:
         if self.item is str:
-            if not isinstance(value, str):
+            # What does not print would break lines of records and of the terminal.
+            if not isinstance(value, str) or not value.isprintable():
                 raise TypeError
             return {choice.lower(): choice for choice in self.choices}.get(value.lower(), value)
         if self.item is bool:
@@ -178,7 +182,15 @@ class Option:
             raise TypeError
         if self.item is int and value != int(value):
             raise ValueError
-        return self.item(value)
+        return self.item(value) + 0  # -0.0 becomes 0.0: lanes that are alike look alike
+
+
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a name of characters that print",
+}
 
 
 def _number(text: str) -> int | float:
@@ -188,10 +200,30 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
+_MOST_SHOWN = 100
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: its start where it is long, on one line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists in lists
+        return f"what is too long to show ({type(value).__name__})"
+    return start_of(text, _MOST_SHOWN)
+
+
+def start_of(text: str, most: int = 400) -> str:
+    """A text as an error repeats it: its start where it is long, and what prints."""
+    start = visible(text[:most])
+    return start if len(text) <= most else f"{start}... ({len(text)} characters)"
+
+
 def did_you_mean(value: object, names: Iterable[str]) -> str:
     """` (did you mean X or Y?)` for names that resemble a mistyped one, else an empty string."""
+    if not isinstance(value, str) or len(value) > _MOST_SHOWN:
+        return ""
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(value).lower(), by_lower, n=2, cutoff=0.6)
+    near = difflib.get_close_matches(value.lower(), by_lower, n=2, cutoff=0.6)
     return f" (did you mean {' or '.join(by_lower[name] for name in near)}?)" if near else ""
 
 

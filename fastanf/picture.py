@@ -4,6 +4,7 @@ Lengths are in inches, so that text keeps its place whatever the size of the pic
 read as mathematics: names of variants may hold dollar signs.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ shown at its own size keeps its type at 8 points or more."""
 TITLE_POINTS, HEAD_POINTS, TEXT_POINTS, TICK_POINTS, FOOT_POINTS = 12.5, 10, 10, 9, 8
 EDGE = 0.12
 """Inches between the text and the border of the figure."""
+_MOST_CHARACTERS = 1000
+"""Of one text, so that a figure that names a run of unknown origin stays a figure."""
 
 
 class Style(NamedTuple):
@@ -65,9 +68,11 @@ def text_width(text: str, points: float, is_bold: bool = False) -> float:
 def wrap(text: str, points: float, width: float, is_bold: bool = False) -> list[str]:
     """Lines of at most so many inches, broken at spaces; a longer word has a line for itself.
 
-    Line breaks of the text stay.
+    Line breaks of the text stay; what is longer than any figure is cut.
     """
     lines = []
+    if len(text) > _MOST_CHARACTERS:
+        text = text[:_MOST_CHARACTERS] + "…"
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
@@ -86,12 +91,15 @@ def fit(text: str, points: float, width: float, is_bold: bool = False) -> str:
 
     The end stays, which is where variants differ.
     """
+    if len(text) > _MOST_CHARACTERS:
+        text = "…" + text[-_MOST_CHARACTERS:]
     if text_width(text, points, is_bold) <= width:
         return text
-    for start in range(1, len(text)):
-        if text_width("…" + text[start:], points, is_bold) <= width:
-            return "…" + text[start:]
-    return "…"
+    starts = range(1, len(text))
+    place = bisect.bisect_left(
+        starts, True, key=lambda start: text_width("…" + text[start:], points, is_bold) <= width
+    )
+    return "…" + text[place + 1 :]
 
 
 def line_height(points: float) -> float:

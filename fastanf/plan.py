@@ -1,4 +1,5 @@
-"""What a study is going to train, to be read: blocks, networks with their densities, and memory.
+"""What a study is going to train, to be read: blocks, networks with their densities, memory and
+disk space.
 
 Axes: F features with noise, D real ones. Blocks run one after the other, so the largest one decides
 what memory is needed.
@@ -8,9 +9,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fastanf.disk import DiskPlan
 from fastanf.grouping import Block
 from fastanf.layouts import layout_reason
-from fastanf.memory import block_memory, fitting_capacity, mib_text
+from fastanf.memory import BlockMemory, block_memory, fitting_capacity, mib_text
 from fastanf.networks import NetworkPlan
 from fastanf.sparse.layers import CSR
 from fastanf.sparse.schedule import Clock
@@ -18,7 +20,7 @@ from fastanf.sparse.schedule import Clock
 
 @dataclass(frozen=True)
 class Plan:
-    """The blocks of a study and the memory of the device that they run on."""
+    """The blocks of a study, and the memory and the disk that they run with."""
 
     blocks: tuple[Block, ...]
     device: str
@@ -30,11 +32,32 @@ class Plan:
     """How many of the blocks, the first ones, stand in a run folder and stay as they are."""
     num_trained: int = 0
     """Lanes that a run folder holds already, trained to their end."""
+    host_available: int | None = None
+    """Bytes free on the host, where the device is not its memory."""
+    address_space: int | None = None
+    """Bytes that the process may still reserve (`ulimit`); None for no limit."""
+    disk: DiskPlan | None = None
+    """Of the run folder; None where nothing is going to be written."""
 
     @property
     def needed(self) -> int:
         """Bytes of the largest block."""
         return max((block_memory(block).total for block in self.blocks), default=0)
+
+    @property
+    def host_needed(self) -> int:
+        """Bytes of the host that the largest block takes beside a device that is not its memory."""
+        return max((block_memory(block).host_total for block in self.blocks), default=0)
+
+    def check(self) -> None:
+        """Refuse a study that does not fit into the memory or onto the disk.
+
+        Raises:
+            ValueError: names what would fit.
+        """
+        self.check_memory()
+        if self.disk is not None:
+            self.disk.check()
 
     def check_memory(self) -> None:
         """Refuse a study with a block that does not fit; its blocks are as small as can be.
@@ -43,23 +66,38 @@ class Plan:
             ValueError: names the replay capacity that would fit.
         """
         for number, block in enumerate(self.blocks, start=1):
-            needed = block_memory(block).total
-            if needed > self.available:
-                raise ValueError(self._refusal(number, block, needed))
+            needed, free = block_memory(block), self._free_for(block)
+            if needed.total > free:
+                raise ValueError(self._refusal(number, block, needed.total, free))
+            host_free = self.host_available
+            if host_free is not None and needed.host_total > host_free:
+                raise ValueError(
+                    f"{_count(len(block.lanes), 'lane')} in block {number} needs more memory of "
+                    f"the host than the {mib_text(host_free)} free ({mib_text(needed.host_total)} "
+                    "for simulators and checkpoints); allowed are fewer (--lanes_per_block, "
+                    "--envs_per_lane, --eval_episodes)"
+                )
 
-    def _refusal(self, number: int, block: Block, needed: int) -> str:
+    def _free_for(self, block: Block) -> int:
+        """Bytes of the device; on the host, not more than a limit of addresses leaves."""
+        if self.address_space is None or not block_memory(block).is_on_host:
+            return self.available
+        return min(self.available, max(0, self.address_space - block_memory(block).addresses))
+
+    def _refusal(self, number: int, block: Block, needed: int, free: int) -> str:
         capacity = block.config.schedule.replay_capacity
         subject, advice = f"replay_capacity {capacity}", "free some, or use another machine"
         if number > self.num_fixed:
-            fits = fitting_capacity(block, self.available)
+            fits = fitting_capacity(block, free)
             if fits:
                 advice = f"allowed is --replay_capacity {fits} or less"
             else:
                 subject = "even the smallest replay"
                 advice = "allowed are smaller networks (--hidden, --noise_fraction)"
+        where = f"on {self.device}" if free == self.available else "within ulimit -v or -d"
         return (
             f"{subject} with {_count(len(block.lanes), 'lane')} in block {number} needs more "
-            f"memory than the {mib_text(self.available)} free on {self.device} "
+            f"memory than the {mib_text(free)} free {where} "
             f"({mib_text(needed)} as given); {advice}"
         )
 
@@ -76,6 +114,9 @@ def make_plan(
     *,
     num_fixed: int = 0,
     num_trained: int = 0,
+    host_available: int | None = None,
+    address_space: int | None = None,
+    disk: DiskPlan | None = None,
 ) -> Plan:
     """The plan of these blocks.
 
@@ -84,8 +125,7 @@ def make_plan(
         device: that they run on: cpu, cuda or cuda:N.
         available: bytes free there.
         notes: to be read with the plan.
-        num_fixed: as in `Plan`.
-        num_trained: as in `Plan`.
+        num_fixed, num_trained, host_available, address_space, disk: as in `Plan`.
 
     Raises:
         ValueError: networks that cannot be made so sparse, or a simulator that cannot run on the
@@ -94,7 +134,10 @@ def make_plan(
     for block in blocks:
         _ = block.simulation_bytes  # asks whether it can run
     notes = (*notes, *_raised(blocks), *_regimes(blocks))
-    return Plan(tuple(blocks), device, available, notes, num_fixed, num_trained)
+    return Plan(
+        tuple(blocks), device, available, notes, num_fixed, num_trained, host_available,
+        address_space, disk,
+    )  # fmt: skip
 
 
 def _regimes(blocks: Sequence[Block]) -> tuple[str, ...]:
@@ -128,7 +171,9 @@ def _raised(blocks: Sequence[Block]) -> tuple[str, ...]:
 
 
 def plan_text(plan: Plan) -> str:
-    """Blocks, lanes, layers with densities, parameters and memory; like lanes share a row."""
+    """Blocks, lanes, layers with densities, parameters, memory and disk space; like lanes share a
+    row.
+    """
     num_lanes = sum(len(block.lanes) for block in plan.blocks)
     trained = _count(plan.num_trained, "lane")
     if not plan.blocks:
@@ -143,6 +188,14 @@ def plan_text(plan: Plan) -> str:
         "",
         f"memory: {mib_text(plan.needed)} needed, {mib_text(plan.available)} free on {plan.device}",
     ]
+    if plan.host_available is not None:
+        lines[-1] += (
+            f"; {mib_text(plan.host_needed)} of the host's, {mib_text(plan.host_available)} free"
+        )
+    if plan.address_space is not None:
+        lines[-1] += f", {mib_text(plan.address_space)} left to reserve (ulimit)"
+    if plan.disk is not None:
+        lines.append(plan.disk.text())
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(lines)
 
@@ -166,13 +219,26 @@ def _block_lines(block: Block, title: str) -> list[str]:
     ]
     rows += _lane_rows(block)
     variants = _variant_lines(block)
-    tail = (
-        f"  memory: replay {mib_text(memory.replay)}, networks {mib_text(memory.weights)}, "
-        f"gradients and moments {mib_text(memory.moments)}, work {mib_text(memory.work)}"
-        + (f", simulation {mib_text(memory.simulation)}" if memory.simulation else "")
-    )
     lines = [*_columns(rows), *_layout_lines(block), *_pruning_lines(block)]
-    return [*head, *lines, *variants, tail]
+    return [*head, *lines, *variants, *_memory_lines(memory)]
+
+
+def _memory_lines(memory: BlockMemory) -> list[str]:
+    """What stays, and what comes and goes."""
+    parts = {
+        "replay": memory.replay,
+        "networks": memory.weights,
+        "gradients and moments": memory.moments,
+        "work": memory.work,
+        "simulation": memory.simulation,
+    }
+    shown = [f"{name} {mib_text(n)}" for name, n in parts.items() if n or name != "simulation"]
+    host = mib_text(memory.host if memory.is_on_host else memory.host_total)
+    beside = "simulators and libraries" + " on the host" * (not memory.is_on_host)
+    return [
+        f"  memory: {', '.join(shown)}",
+        f"          building, recording and saving {mib_text(memory.passing)}, {beside} {host}",
+    ]
 
 
 def _alike(block: Block) -> dict[tuple[object, ...], list[int]]:

@@ -7,6 +7,7 @@ Connections in Deep RL Agents".
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,7 +21,10 @@ from fastanf.config import (
     normalize,
     train_option,
 )
-from fastanf.options import did_you_mean
+from fastanf.options import did_you_mean, shown
+
+MOST_LANES = 20_000
+"""Of a study; more would take minutes to plan and years to train."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def find_preset(policy: str) -> Preset:
     found = names.get(policy.lower())
     if found is None:
         hint = did_you_mean(policy, [*PRESETS, *PRESET_ALIASES])
-        raise ValueError(f"policy must be one of {', '.join(PRESETS)}, got {policy!r}{hint}")
+        raise ValueError(f"policy must be one of {', '.join(PRESETS)}, got {shown(policy)}{hint}")
     return PRESETS[found]
 
 
@@ -195,9 +199,10 @@ def expand_arms(
     Raises:
         ValueError: a name or value that is not allowed, or one that is given twice.
     """
+    _check_count(arms, num_seeds, len(envs))
     used = _Used()
     lanes: dict[tuple[Any, ...], TrainConfig] = {}
-    _refuse_twice("env", list(envs))
+    _refuse_twice("env", envs)
     for env, arm in itertools.product(envs or [None], arms):
         for config, variant in _configs(arm, {"env": env} if env is not None else {}, used):
             for seed in range(first_seed, first_seed + num_seeds):
@@ -206,6 +211,20 @@ def expand_arms(
                 used.num_merged += key in lanes
                 lanes.setdefault(key, lane)
     return Expansion(tuple(lanes.values()), _notes(used))
+
+
+def _check_count(arms: Sequence[Arm], num_seeds: int, num_envs: int) -> None:
+    """Refuse a study of more lanes than can be planned, before any is made."""
+    num_lanes = (
+        sum(math.prod(map(len, (arm.policies, *arm.vary.values()))) for arm in arms)
+        * max(1, num_envs)
+        * num_seeds
+    )
+    if num_lanes > MOST_LANES:
+        raise ValueError(
+            f"the combinations of policy, env, vary and num_seeds must be at most {MOST_LANES} "
+            f"lanes, got {shown(num_lanes)}; give fewer values, or make several studies of them"
+        )
 
 
 def _configs(arm: Arm, task: Mapping[str, Any], used: _Used) -> Iterator[tuple[TrainConfig, str]]:
@@ -260,9 +279,11 @@ def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _refuse_twice(label: str, values: Sequence[Any]) -> None:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"{label} must name different values, got {value!r} twice")
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{label} must name different values, got {shown(value)} twice")
+        seen.add(value)
 
 
 def _effective(config: TrainConfig) -> frozenset[str]:

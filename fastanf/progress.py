@@ -128,10 +128,13 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line that stays, above the live display or among the plain lines."""
-        if self._live is not None:
-            self._live.console.print(text, highlight=False)
-        else:
+        if self._live is None:
             self._say(text)
+        elif not self._is_quiet:
+            try:
+                self._live.console.print(text, highlight=False, markup=False)
+            except OSError:  # the terminal is gone; the training goes on
+                self._is_quiet = True
 
     def evaluated(self, lane: int, step: int, return_mean: float, return_std: float) -> None:
         """Gives a lane's return; in plain mode its group has a line when all its lanes have one."""
@@ -144,7 +147,7 @@ class Progress:
         group = self.groups[lane]
         self._pending_step = step
         self._pending.setdefault(group, {})[lane] = (return_mean, return_std)
-        expected = {k for k in self._block if self.groups[k] == group} - set(self.stopped_because)
+        expected = {k for k in self._at_work() if self.groups[k] == group}
         if expected and expected <= set(self._pending[group]):
             self._say_group(group)
         else:
@@ -156,14 +159,18 @@ class Progress:
         self.steps[lane] = max(self.steps[lane], step)
 
     def stopped(self, lane: int, cause: str) -> None:
-        """Marks a lane that was taken out of training, and says why."""
+        """Marks a lane that was taken out of training, and says why in a line that stays."""
         self._keep_step()
         self.stopped_because[lane] = cause
-        if self.plain:
-            step = f"{self.steps[lane]:,}"
-            self._say(f"lane {lane} ({self.labels[lane]}) stopped at step {step}: {cause}")
-        else:
+        step = f"{self.steps[lane]:,}"
+        self.note(f"lane {lane} ({self.labels[lane]}) stopped at step {step}: {cause}")
+        if not self.plain:
             self._draw()
+
+    def restore_stopped(self, lane: int, step: int, cause: str) -> None:
+        """Marks a lane that was stopped before, without a line, as `restore` gives its state."""
+        self.stopped_because[lane] = cause
+        self.steps[lane] = step
 
     def seconds_left(self) -> tuple[float, float]:
         """Estimated seconds until the block in training ends, and until the run does.
@@ -178,7 +185,8 @@ class Progress:
             s_per_step = (self._clock() - first_s) / (self._step - first_step)
         else:
             s_per_step = 1 / self._steps_per_s if self._steps_per_s > 0 else math.nan
-        end = max(self.max_steps[lane] for lane in self._block)
+        # A block goes on as long as one of its lanes does, at the same pace.
+        end = max((self.max_steps[lane] for lane in self._at_work()), default=self._step)
         block_s = max(0, end - self._step) * s_per_step
         others = set(range(len(self.labels))) - set(self._block) - set(self.stopped_because)
         waiting = sum(max(0, self.max_steps[lane] - self.steps[lane]) for lane in others)
@@ -191,9 +199,8 @@ class Progress:
         capacity = max(1, self.console.height - ROWS_AROUND)
         shown = list(range(len(self.labels)))
         if len(shown) > capacity:  # lanes at work first, then those that wait, then the finished
-            shown.sort(
-                key=lambda lane: (lane not in self._block, self._state(lane) == "done", lane)
-            )
+            at_work = set(self._at_work())
+            shown.sort(key=lambda lane: (lane not in at_work, self._state(lane) != "", lane))
             shown = sorted(shown[: max(0, capacity - len(groups))])
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in ("lane", "", "step", "of", "return", "steps/s", "left"):
@@ -203,7 +210,7 @@ class Progress:
             is_at_work = lane in self._block and self._state(lane) == ""
             table.add_row(
                 str(lane),
-                self.labels[lane],
+                Text(self.labels[lane]),  # a string would be read as markup
                 f"{self.steps[lane]:,}",
                 f"{self.max_steps[lane]:,}",
                 _number(self.returns[lane]),
@@ -213,21 +220,34 @@ class Progress:
             )
         if len(shown) < len(self.labels):
             for group in groups[: capacity - len(shown)]:
-                lanes = [k for k, other in enumerate(self.groups) if other == group]
-                steps = sum(self.steps[k] for k in lanes) // len(lanes)
-                end = sum(self.max_steps[k] for k in lanes) // len(lanes)
+                every = [k for k, other in enumerate(self.groups) if other == group]
+                lanes = [k for k in every if k not in self.stopped_because]
+                num_stopped = len(every) - len(lanes)
+                count = max(1, len(lanes))
+                steps = sum(self.steps[k] for k in lanes) // count
+                end = sum(self.max_steps[k] for k in lanes) // count
                 mean = _number(_mean([self.returns[k] for k in lanes]))
+                stopped = f", {num_stopped} stopped" if num_stopped else ""
                 table.add_row(
                     "",
-                    f"{group}, mean of {len(lanes)}",
+                    Text(f"{group}, mean of {len(lanes)}{stopped}"),
                     f"{steps:,}",
                     f"{end:,}",
                     mean,
                     style="bold",
                 )
-        share = sum(self.steps) / max(1, sum(self.max_steps))
+        # What a stopped lane has left is no step of the run any more.
+        ends = [
+            self.steps[lane] if lane in self.stopped_because else end
+            for lane, end in enumerate(self.max_steps)
+        ]
+        share = sum(self.steps) / max(1, sum(ends))
         total = f"{share:4.0%} of all steps, {duration(run_s)} left"
         return Group(table, Text(total, style="bold"), Text(self._phase, style="dim"))
+
+    def _at_work(self) -> list[int]:
+        """The lanes in training."""
+        return [lane for lane in self._block if lane not in self.stopped_because]
 
     def _state(self, lane: int) -> str:
         if lane in self.stopped_because:
@@ -248,9 +268,8 @@ class Progress:
     def _keep_step(self) -> None:
         if self._step < self._origin[0]:  # counted anew, as after a random start
             self._origin = (self._step, self._clock())
-        for lane in self._block:
-            if lane not in self.stopped_because:
-                self.steps[lane] = self._step
+        for lane in self._at_work():
+            self.steps[lane] = self._step
 
     def _refresh(self) -> None:
         if not self.plain:
@@ -258,7 +277,7 @@ class Progress:
         elif self._pending:
             self._say_pending()
         else:
-            self._say(self._plain_line(self._step, self._phase, _count(len(self._block))))
+            self._say(self._plain_line(self._step, self._phase, _count(len(self._at_work()))))
 
     def _draw(self) -> None:
         if self._live is not None and not self._is_quiet:

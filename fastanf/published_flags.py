@@ -4,10 +4,13 @@ Some stand for other settings, some ask for what is done anyway, some have no co
 aliases stand with the settings themselves.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastanf.config import OPTIONS
+from fastanf.options import at_least, shown
+from fastanf.settings import MOST_LAYERS, MOST_WIDTH
 
 ELSEWHERE: Mapping[str, str] = {
     "algorithm": "it follows from --policy",
@@ -58,15 +61,16 @@ def published_values(
     """
     result: dict[str, Any] = {}
     if values.get("sac_type", "gaussian").lower() != "gaussian":
-        raise ValueError(f"--sac_type must be Gaussian, got {values['sac_type']!r}")
+        raise ValueError(f"--sac_type must be Gaussian, got {shown(values['sac_type'])}")
     if "adjust_env_period" in values:
         text = values["adjust_env_period"]
         never = is_number(text) and float(text) == -1
         period = OPTIONS["permute_period"].parse("0" if never else text, "--adjust_env_period")
         result["permute_period"] = period
     if "num_hid_layers" in values or "num_hid_neurons" in values:
-        size = OPTIONS["batch_size"]  # any positive integer
+        size = dataclasses.replace(OPTIONS["batch_size"], allowed=at_least(1, MOST_LAYERS))
         count = size.parse(values.get("num_hid_layers", "2"), "--num_hid_layers")
+        size = dataclasses.replace(size, allowed=at_least(1, MOST_WIDTH))
         width = size.parse(values.get("num_hid_neurons", "256"), "--num_hid_neurons")
         result["hidden"] = (width,) * count
     if "policy_freq" in values:

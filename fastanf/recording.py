@@ -1,5 +1,7 @@
 """What the runner writes down: rows of the records from a block's state, and the facts of a run.
 
+A lane that was stopped (quarantine.py) has no rows, though its slots in the block go on.
+
 Axes: L lanes, M episodes, C critics. Tensors cross to the host here, at evaluations only.
 """
 
@@ -20,9 +22,15 @@ import torch
 from fastanf import kernels
 from fastanf.algorithms.actor_critic import ACTOR
 from fastanf.block import TrainingBlock
-from fastanf.config import OPTIONS, TrainConfig, from_flat
+from fastanf.config import TrainConfig
 from fastanf.memory import resolve_device
-from fastanf.rows import EvaluationRow, ProfiledTrainingRow, TopologyRow, TrainingRow
+from fastanf.rows import (
+    EvaluationRow,
+    ProfiledTrainingRow,
+    QuarantineRow,
+    TopologyRow,
+    TrainingRow,
+)
 from fastanf.settings import RunConfig
 from fastanf.sparse.connectivity import count_connections
 from fastanf.sparse.layers import StackedLinear
@@ -76,15 +84,6 @@ def lane_rows(blocks: Sequence[Sequence[TrainConfig]]) -> list[dict[str, Any]]:
     return rows
 
 
-def blocks_from_rows(rows: Sequence[dict[str, Any]]) -> list[list[TrainConfig]]:
-    """The configurations that `lane_rows` wrote, block by block."""
-    blocks: dict[int, list[TrainConfig]] = {}
-    for row in rows:
-        config = from_flat({name: value for name, value in row.items() if name in OPTIONS})
-        blocks.setdefault(row["block"], []).append(config)
-    return [blocks[index] for index in sorted(blocks)]
-
-
 class Meter:
     """Counts a lane's environment steps against the clock, pauses left out."""
 
@@ -129,6 +128,7 @@ def evaluation_rows(
     wall_s: float,
 ) -> list[EvaluationRow]:
     """One row a lane from returns [L, M]; an episode that broke down is nan and left out."""
+    rows = zip(lanes, block.lanes, map(_sound, returns), strict=True)
     return [
         EvaluationRow(
             lane=lane,
@@ -146,12 +146,31 @@ def evaluation_rows(
             return_max=float(row.max()) if row.size else math.nan,
             episodes=row.size,
         )
-        for lane, config, row in zip(lanes, block.lanes, map(_sound, returns), strict=True)
+        for lane, config, row in itertools.compress(rows, block.learner.watch.are_recorded)
     ]
 
 
 def _sound(returns: np.ndarray) -> np.ndarray:
     return returns[~np.isnan(returns)]
+
+
+def quarantine_rows(
+    block: TrainingBlock, lanes: Sequence[int], found: Mapping[int, str], step: int, updates: int
+) -> list[QuarantineRow]:
+    """One row a lane that was stopped just now.
+
+    Args:
+        block: that trains.
+        lanes: their numbers.
+        found: by the position of a lane in the block, the cause.
+        step: environment steps of a lane.
+        updates: of a lane.
+    """
+    checkpoint_steps = block.learner.watch.checkpoint_steps
+    return [
+        QuarantineRow(lanes[position], step, updates, found[position], checkpoint_steps[position])
+        for position in sorted(found)
+    ]
 
 
 def training_rows(
@@ -179,10 +198,11 @@ def training_rows(
         torch.stack(losses).detach().cpu().double().tolist()
     )
     failures = block.collector.num_failures.tolist()
+    all_finished, are_recorded = block.collector.take_finished(), block.learner.watch.are_recorded
     rows = []
-    for index, (lane, finished) in enumerate(
-        zip(lanes, block.collector.take_finished(), strict=True)
-    ):
+    for index, (lane, finished) in enumerate(zip(lanes, all_finished, strict=True)):
+        if not are_recorded[index]:
+            continue
         rows.append(
             row_of(
                 lane=lane,
@@ -238,7 +258,7 @@ def _layer_rows(
         split = count_connections(mask, block.features.real_columns(), num_actions)
     for (position, lane), copy in itertools.product(enumerate(lanes), range(mask.shape[1])):
         count = active[position][copy]
-        if fewest[position][copy] == possible:
+        if fewest[position][copy] == possible or position in block.learner.watch.stopped:
             continue
         row = TopologyRow(
             lane=lane,

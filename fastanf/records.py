@@ -6,26 +6,25 @@
     train.csv       one row a lane and training interval    (TrainingRow)
     topology.csv    one row a lane, network, layer and step (TopologyRow)
     features.csv    one row a lane, network and evaluation  (FeatureRow)
+    quarantine.csv  one row a lane that was stopped         (QuarantineRow)
     stages.csv      one row a stage and interval, with --profile (ProfileRow)
+    lock            who trains the run                      (run_lock.py)
     tb/             TensorBoard events, one sub-folder a lane
 
 The CSV files are the record; TensorBoard and wandb mirror them and may fail without stopping a
 run. Rows are appended whole and synced, so that a killed process leaves at most one torn last line,
-which readers skip and `RunFolder.open` removes.
+which readers skip and `RunFolder.open` removes. What a full disk does not take waits in memory.
 """
 
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from fastanf.files import append_text, write_atomic
+from fastanf.files import check_own_entries, is_disk_trouble, remove_unfinished, write_atomic
 from fastanf.mirrors import Mirrors
+from fastanf.pending import DiskTrouble, RecordsPending
 from fastanf.provenance import facts, now, start
 from fastanf.rows import (
     FILES,
@@ -34,31 +33,52 @@ from fastanf.rows import (
     EvaluationRow,
     FeatureRow,
     ProfileRow,
+    QuarantineRow,
     TopologyRow,
     TrainingRow,
-    columns,
-    csv_line,
     lanes_text,
     read_lanes,
-    row_cells,
-    whole_rows,
 )
+from fastanf.run_birth import new_run_dir
+from fastanf.run_lock import NAME as LOCK_NAME
+from fastanf.run_lock import Owner, RunLock
+from fastanf.run_manifest import (
+    FORMAT_VERSION,
+    STATUSES,
+    check_lanes,
+    lanes_entry,
+    manifest_bytes,
+    read_manifest,
+)
+from fastanf.run_tables import RunTables
+from fastanf.table_seals import ALL_FILES, Seals
 
-FORMAT_VERSION = 1
-STATUSES = ("running", "finished", "interrupted", "failed")
+log = logging.getLogger(__name__)
+
+OWN_FILES = ("manifest.json", "lanes.csv", *ALL_FILES, LOCK_NAME, "learning_curve.png")
+OWN_FOLDERS = ("tb", "checkpoints")
 
 
 class RunFolder:
     """Writes the records of one run. Use `create` for a new run, `open` for one that goes on."""
 
     def __init__(
-        self, path: Path, manifest: dict[str, Any], mirrors: "Mirrors", profile: bool = False
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        mirrors: Mirrors,
+        tables: RunTables,
+        lock: RunLock,
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self._mirrors = mirrors
-        self._files = PROFILED_FILES if profile else FILES
-        self._lock: int | None = None
+        self.took_over: Owner | None = lock.took_over
+        """The process that trained the run before, where that was killed."""
+        self.on_trouble: Callable[[str], None] | None = None
+        """Told once, in a line, that the disk takes no records, and once that it does again."""
+        self._mirrors, self._tables, self._lock = mirrors, tables, lock
+        self._trouble = DiskTrouble(path)
+        self._is_status_waiting = self._is_closed = False
 
     @classmethod
     def create(
@@ -71,7 +91,7 @@ class RunFolder:
         wandb_mode: str = "disabled",
         profile: bool = False,
     ) -> "RunFolder":
-        """Makes the folder with manifest.json, lanes.csv and empty tables.
+        """Makes the folder with manifest.json, lanes.csv and empty tables, as a whole.
 
         Args:
             path: a folder that does not exist yet; missing parents are made.
@@ -87,34 +107,18 @@ class RunFolder:
                 is left behind then.
         """
         path = Path(path)
-        content = {**facts(), **manifest, "format_version": FORMAT_VERSION, "status": "running"}
-        manifest_bytes = _manifest_bytes(content)
-        lanes_bytes = lanes_text(lane_rows).encode()
+        lanes_csv = lanes_text(lane_rows).encode()
+        content = {**facts(), **manifest, **lanes_entry(lanes_csv)}
+        content |= {"format_version": FORMAT_VERSION, "status": "running"}
+        manifest_json = manifest_bytes(content)
         mirrors = Mirrors(path, lane_rows, tensorboard, wandb_mode)
-        run = cls(path, content, mirrors, profile)
-        parents = [parent for parent in path.parents if not parent.exists()]
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise ValueError(
-                f"run_dir {str(path)!r} exists already: give a new name, or `resume` it"
-            ) from error
-        except OSError as error:
-            _remove_empty(parents)
-            raise ValueError(
-                f"run_dir {str(path)!r} cannot be made ({error.strerror}): give a writable folder"
-            ) from error
-        try:
-            write_atomic(path / "lanes.csv", lanes_bytes)
-            for kind, name in run._files.items():
-                write_atomic(path / name, csv_line(columns(kind)).encode())
-            write_atomic(path / "manifest.json", manifest_bytes)  # last: it makes the folder a run
-        except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
-            _remove_empty(parents)
-            raise
-        run._lock = _lock(path)
-        return run
+        with new_run_dir(path) as (beside, lock):
+            tables = RunTables(beside, PROFILED_FILES if profile else FILES)
+            tables.make()
+            write_atomic(beside / "lanes.csv", lanes_csv)
+            write_atomic(beside / "manifest.json", manifest_json)
+        tables.move(path)
+        return cls(path, content, mirrors, tables, lock)
 
     @classmethod
     def open(
@@ -129,20 +133,30 @@ class RunFolder:
         was created with.
 
         Raises:
-            ValueError: no readable run of a known format is there, or a process trains it.
+            ValueError: no readable run of a known format is there, it holds links or devices in
+                place of its files, it cannot be written, or a process trains it.
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        mirrors = Mirrors(path, read_lanes(path), tensorboard, wandb_mode)
-        run = cls(path, manifest, mirrors, profile)
-        run._lock = _lock(path)
+        read_manifest(path)  # before a lock is put into what is no run
         try:
-            for kind, name in run._files.items():
-                _mend(path / name, columns(kind))
-        except BaseException:
-            run.close()
-            raise
-        return run
+            check_own_entries(path, OWN_FILES, OWN_FOLDERS)
+            lock = RunLock.take(path)
+            try:
+                manifest = read_manifest(path)  # as the last one that trained it left it
+                manifest |= lanes_entry(check_lanes(path, manifest))
+                mirrors = Mirrors(path, read_lanes(path), tensorboard, wandb_mode)
+                tables = RunTables(path, PROFILED_FILES if profile else FILES)
+                tables.mend()
+                remove_unfinished(path, OWN_FILES)
+            except BaseException:
+                lock.release()
+                raise
+        except OSError as error:
+            raise ValueError(
+                f"run_dir {str(path)!r} cannot be written ({error.strerror}): give a writable "
+                "folder with free space"
+            ) from error
+        return cls(path, manifest, mirrors, tables, lock)
 
     @property
     def name(self) -> str:
@@ -153,12 +167,32 @@ class RunFolder:
 
         Args:
             lane_rows: as for `create`; those that are there come first, with the same numbers.
+
+        Raises:
+            ValueError: lanes.csv was changed since the folder was opened, or cannot be written.
         """
-        write_atomic(self.path / "lanes.csv", lanes_text(lane_rows).encode())
+        lanes_csv = lanes_text(lane_rows).encode()
+        before = check_lanes(self.path, self.manifest)
+        try:
+            # A process that is killed between the writes leaves a manifest that knows both.
+            self._write_manifest({**self.manifest, **lanes_entry(before, lanes_csv)})
+            write_atomic(self.path / "lanes.csv", lanes_csv)
+            self._write_manifest({**self.manifest, **lanes_entry(lanes_csv)})
+        except OSError as error:
+            raise ValueError(
+                f"lanes.csv of {str(self.path)!r} cannot be written ({error.strerror}): free some "
+                "space, and type the command again"
+            ) from error
         self._mirrors.name_lanes(lane_rows)
 
     def append_evaluation(self, rows: Iterable[EvaluationRow]) -> None:
-        """Appends to eval.csv and syncs; all rows or, if the disk is full, none (OSError)."""
+        """Appends to eval.csv and syncs; all rows or none.
+
+        Rows that a full or read-only disk does not take wait in memory, and come before later ones.
+
+        Raises:
+            OSError: it failed for another reason; the rows are not recorded.
+        """
         self._append(list(rows))
 
     def append_training(self, rows: Iterable[TrainingRow]) -> None:
@@ -173,15 +207,65 @@ class RunFolder:
         """Appends to features.csv, as `append_evaluation`."""
         self._append(list(rows))
 
+    def append_quarantine(self, rows: Iterable[QuarantineRow]) -> None:
+        """Appends to quarantine.csv, as `append_evaluation`."""
+        self._append(list(rows))
+
     def append_profile(self, rows: Iterable[ProfileRow]) -> None:
         """Appends to stages.csv, as `append_evaluation`."""
         self._append(list(rows))
 
     def _append(self, rows: Sequence[AnyRow]) -> None:
         if rows:
-            path = self.path / self._files[type(rows[0])]
-            append_text(path, "".join(csv_line(row_cells(row)) for row in rows))
+            self._tables.take(rows)
+            try:
+                self.flush()
+            except OSError:
+                self._tables.forget_last(type(rows[0]))
+                raise
             self._mirrors.add(rows)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether rows or the status wait in memory for a disk that takes them."""
+        return bool(self._tables.waiting) or self._is_status_waiting
+
+    def flush(self) -> bool:
+        """Writes what waits, in its order.
+
+        Returns:
+            Whether nothing waits any more.
+
+        Raises:
+            OSError: it failed for another reason than a full, read-only or failing disk.
+        """
+        try:
+            self._tables.write()
+            if self._is_status_waiting:
+                self._write_manifest(self.manifest)
+        except OSError as error:
+            if not is_disk_trouble(error):
+                raise
+            self._trouble.begin(error, self.on_trouble)
+            return False
+        self._trouble.end(self.on_trouble)
+        return True
+
+    def seals(self) -> dict[str, dict[str, Any]]:
+        """Table -> {"bytes", "sha256"} of its content on the disk, for a checkpoint to keep.
+
+        What waits is written before, where the disk takes it.
+        """
+        self.flush()
+        return self._tables.seals()
+
+    def check_seals(self, seals: Seals) -> None:
+        """Sees whether every table still begins with what was sealed.
+
+        Raises:
+            ValueError: one was changed or damaged, or these are no seals of this run's tables.
+        """
+        self._tables.check(seals)
 
     def truncate_after(self, lane_steps: Mapping[int, int]) -> None:
         """Drops what a resumed run will record again: rows of a lane beyond its checkpoint's step.
@@ -189,31 +273,36 @@ class RunFolder:
         Args:
             lane_steps: lane -> step of the checkpoint; rows at that step stay. Rows of lanes that
                 are not named stay too.
+
+        Raises:
+            ValueError: a row without a lane or a step. OSError: a table is as it was.
         """
-        for kind, name in self._files.items():
-            path = self.path / name
-            lane_at, step_at = columns(kind).index("lane"), columns(kind).index("step")
-            header, *rows = whole_rows(path)
-            kept = [
-                row
-                for row in rows
-                if int(row[step_at]) <= lane_steps.get(int(row[lane_at]), sys.maxsize)
-            ]
-            if len(kept) < len(rows):
-                write_atomic(path, "".join(map(csv_line, [header, *kept])).encode())
+        self._tables.drop_after(lane_steps)
         self._mirrors.purge_after = dict(lane_steps)
 
     def set_status(self, status: str, **extra: Any) -> None:
         """Rewrites the manifest with a status of `STATUSES`, the time, and further JSON values.
 
+        On a full or read-only disk it waits in memory, as rows do, and comes after them.
+
         Raises:
-            ValueError: unknown status. OSError: the old manifest is still there.
+            ValueError: unknown status. OSError: it failed for another reason; the old manifest is
+                still there.
         """
         if status not in STATUSES:
             raise ValueError(f"status {status!r} is unknown: one of {', '.join(STATUSES)}")
-        content = {**self.manifest, **extra, "status": status, "updated_at": now()}
-        write_atomic(self.path / "manifest.json", _manifest_bytes(content))
-        self.manifest = content
+        before = self.manifest, self._is_status_waiting
+        self.manifest = {**self.manifest, **extra, "status": status, "updated_at": now()}
+        self._is_status_waiting = True
+        try:
+            self.flush()
+        except BaseException:
+            self.manifest, self._is_status_waiting = before
+            raise
+
+    def _write_manifest(self, content: dict[str, Any]) -> None:
+        write_atomic(self.path / "manifest.json", manifest_bytes(content))
+        self.manifest, self._is_status_waiting = content, False
 
     def begin_again(self, **extra: Any) -> None:
         """Says in the manifest that another process goes on with the run, and with which code.
@@ -225,77 +314,37 @@ class RunFolder:
         self.set_status("running", starts=starts, **extra)
 
     def close(self) -> None:
-        """Ends the mirrors and lets others open the run; the tables need no closing."""
-        self._mirrors.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Writes what waits, ends the mirrors and lets others open the run.
+
+        Raises:
+            RecordsPending: something could not be written; all is released nevertheless.
+        """
+        if self._is_closed:
+            return
+        self._is_closed, cause = True, None
+        try:
+            self.flush()
+        except OSError as error:
+            cause = error
+        finally:
+            self._mirrors.close()
+            self._lock.release()
+        if self.has_pending:
+            status = str(self.manifest["status"]) if self._is_status_waiting else None
+            raise RecordsPending(self.path, self._tables.waiting, status) from cause
 
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a run folder. Raises ValueError where there is none of a known format."""
-    path = Path(path)
-    try:
-        content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"run_dir {str(path)!r} has no readable manifest.json ({error.strerror}): "
-            "give the folder of a run"
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"run_dir {str(path)!r}: manifest.json is not JSON: give the folder of a run"
-        ) from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"run_dir {str(path)!r} has format_version {version!r}: allowed is {FORMAT_VERSION}"
-        )
-    return content
-
-
-def _manifest_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, default=str) + "\n").encode()
-
-
-def _lock(path: Path) -> int | None:
-    """Holds the folder until the descriptor is closed or the process ends; None where the file
-    system has no locks.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ValueError(
-            f"run_dir {str(path)!r} is being trained by another process: wait for it, or stop it"
-        ) from None
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_empty(folders: Iterable[Path]) -> None:
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
-def _mend(path: Path, header: Sequence[str]) -> None:
-    """Removes a torn last line in place; makes the table where it is missing or has no header."""
-    data = path.read_bytes() if path.exists() else b""
-    whole = data.rfind(b"\n") + 1
-    if whole == 0:
-        write_atomic(path, csv_line(header).encode())
-    elif whole < len(data):
-        os.truncate(path, whole)
-    found = whole_rows(path)[0]
-    if found != list(header):
-        raise ValueError(f"{path.name} has columns {','.join(found)}: expected {','.join(header)}")
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except RecordsPending as pending:
+            if error is None:
+                raise
+            log.warning("%s", pending)  # why the run ended is the first thing to know

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastanf.final_slots import FinalSlots, time_of_slot
+from fastanf.final_slots import FinalSlots
 from fastanf.kernels.replay_gather import (
     FAILED,
     NO_FINAL,
@@ -34,9 +34,8 @@ from fastanf.kernels.replay_gather import (
 )
 from fastanf.rng import LaneRng, Stream, stream_word
 
-__all__ = ["FAILED", "Batch", "LaneReplay", "replay_bytes"]
+__all__ = ["FAILED", "NO_FINAL", "Batch", "LaneReplay", "replay_bytes"]
 
-_RINGS = ("obs", "action", "reward", "not_terminated", "final_slot")
 _FIRST_FINAL_SLOTS = 64
 _MAX_DRAWS = 64
 """Draws of one minibatch until a lane is given up, of whose transitions nearly all have failed."""
@@ -99,14 +98,18 @@ class LaneReplay:
         self._final_slots = FinalSlots(L, _FIRST_FINAL_SLOTS)
         self._failed_at: set[int] = set()  # times in the ring at which some lane's step failed
         self._is_under_way = False  # between `advance_` and `store_`
-        # [L] uint8: lanes for whose minibatch the device found nothing sound.
-        self._is_barren = torch.zeros(L, dtype=torch.uint8, device=device)
+        self.is_barren = torch.zeros(L, dtype=torch.uint8, device=device)
+        """[L] 1 in lanes for whose minibatch nothing sound was found: their simulation breaks down
+        in nearly every step."""
         self.clock = torch.empty((), dtype=torch.int64, device=device)
         """The device's copy of `time`."""
         self.time = -1
         self.layout_version = 0
         """Rises whenever a tensor that `sample` reads is replaced by another, as the side table is
         when it grows: who holds their addresses (a CUDA graph) must take them anew."""
+        self.first_unsaved = 0
+        """Transitions before this time are as the last checkpoint has them; who writes one says
+        how far it reaches."""
 
     @property
     def time(self) -> int:
@@ -133,6 +136,11 @@ class LaneReplay:
         """Transitions that can be sampled, per lane."""
         return min(max(self.time, 0), self.num_slots - 1) * self.obs.shape[2]
 
+    @property
+    def oldest(self) -> int:
+        """Time of the oldest transition that can be sampled."""
+        return self.time - self.size // self.envs_per_lane
+
     def start_(self, obs: Tensor) -> None:
         """Put the observation after a full reset [L, E, D] in the newest slot, which then begins
         an episode.
@@ -145,6 +153,7 @@ class LaneReplay:
             slot, newest = (self.time - 1) % self.num_slots, self.obs[:, self.time % self.num_slots]
             goes_on = (self.final_slot[:, slot] == NO_FINAL).cpu()
             self._add_finals_(goes_on, self.time - 1, newest)
+            self.first_unsaved = min(self.first_unsaved, self.time - 1)
         self.time = max(self.time, 0)
         self.obs[:, self.time % self.num_slots] = obs
 
@@ -221,12 +230,9 @@ class LaneReplay:
     def _add_finals_(self, done: Tensor, time: int, obs: Tensor) -> None:
         """Keep obs[l, e] as the last observation of the transition of `time`, where done [L, E]."""
         lanes, envs = done.nonzero(as_tuple=True)
-        if len(lanes) == 0:
-            return
-        taken = torch.tensor([self._take_final_slot_(lane, time) for lane in lanes.tolist()])
-        lanes, envs, index = (self._to_device(numbers) for numbers in (lanes, envs, taken))
-        self.final_obs[lanes, index] = obs[lanes, envs]
-        self.final_slot[lanes, time % self.num_slots, envs] = index.to(torch.int32)
+        if len(lanes):
+            rows = obs[self._to_device(lanes), self._to_device(envs)]
+            self.keep_finals_(lanes, torch.full_like(lanes, time), envs, rows)
 
     def _take_final_slot_(self, lane: int, time: int) -> int:
         if not self._final_slots.has_free(lane):
@@ -259,14 +265,14 @@ class LaneReplay:
             Batch with axes [L, B, .].
 
         Raises:
-            ValueError: the replay is empty, or hardly a transition of a lane is sound. With a
-                tensor `update`, the latter is for `check` to say.
+            ValueError: the replay is empty. A lane of which hardly a transition is sound gets such
+                as failed, and `is_barren` says so.
         """
         if self.size == 0:
             raise ValueError("replay is empty: add transitions before sampling")
         if isinstance(update, Tensor):
             return sample_transitions_(
-                self._is_barren, self._rings(), self.clock, rng.key, update, _DRAWS, batch_size
+                self.is_barren, self._rings(), self.clock, rng.key, update, _DRAWS, batch_size
             )
         pick = rng.integers(Stream.REPLAY, update, self.size, (batch_size,))  # [L, B]
         if self._failed_at:
@@ -276,14 +282,14 @@ class LaneReplay:
     def _place(self, pick: Tensor) -> tuple[Tensor, Tensor]:
         """Time and environment of the pick-th oldest transition."""
         E = self.envs_per_lane
-        oldest = self.time - self.size // E
         if E == 1:
-            return oldest + pick, torch.zeros_like(pick)
-        return oldest + pick // E, pick % E
+            return self.oldest + pick, torch.zeros_like(pick)
+        return self.oldest + pick // E, pick % E
 
     def _redrawn(self, pick: Tensor, rng: LaneRng, update: int) -> Tensor:
         """Picks with those of failed transitions drawn again, so that the others stay uniform."""
         lane = torch.arange(pick.shape[0], device=pick.device).unsqueeze(1)
+        is_hopeful = (self.is_barren == 0).unsqueeze(1)
         is_bad = torch.ones_like(pick, dtype=torch.bool)
         for draw in range(_MAX_DRAWS):
             if draw:
@@ -291,18 +297,20 @@ class LaneReplay:
                 pick = torch.where(is_bad, again, pick)
             time, env = self._place(pick)
             is_bad = self.final_slot[lane, time % self.num_slots, env] == FAILED
+            is_bad &= is_hopeful
             if not is_bad.any():
                 return pick
-        raise _nothing_sound(is_bad.any(1))
+        self.is_barren.logical_or_(is_bad.any(1))
+        return pick
 
     def check(self) -> None:
-        """Look at what `sample` with a tensor `update` could not say; the host waits for it.
+        """Look at what `sample` could not say; the host waits for it.
 
         Raises:
             ValueError: hardly a transition of a lane is sound.
         """
-        if self._is_barren.any():
-            raise _nothing_sound(self._is_barren)
+        if self.is_barren.any():
+            raise _nothing_sound(self.is_barren)
 
     def draws_newest(self, rng: LaneRng, update: int, batch_size: int) -> bool:
         """Whether the minibatch of an update may hold a newest transition in any lane; True also
@@ -347,39 +355,38 @@ class LaneReplay:
         ids = 2 * (time * E + torch.arange(E, device=self.obs.device))
         return ids.expand(L, E)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that restore the replay: the filled slots, the side table and the time."""
-        assert not self._is_under_way, "a step is under way"
-        filled = min(self.time + 1, self.num_slots)
-        state = {name: getattr(self, name)[:, :filled].contiguous() for name in _RINGS}
-        return state | {"final_obs": self.final_obs, "time": torch.tensor(self.time)}
-
-    def load_state_dict_(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned, into a replay of the same sizes.
-
-        Raises:
-            ValueError: the sizes differ.
+    def begin_at_(self, time: int, newest: Tensor) -> None:
+        """Become a replay whose newest observations [L, E, D] are of `time`, and whose transitions
+        before it are still to be put back (replay_state.py).
         """
-        self.time = int(state["time"])
-        filled = min(self.time + 1, self.num_slots)
-        for name in _RINGS:
-            ring = getattr(self, name)
-            if state[name].shape != ring[:, :filled].shape:
-                raise ValueError(
-                    f"replay.{name} has shape {tuple(state[name].shape)}; "
-                    f"this run expects {tuple(ring[:, :filled].shape)}"
-                )
-            ring[:, :filled] = state[name]
-        self.final_obs = state["final_obs"].to(self.obs.device, copy=True)
+        self.time = time
+        self.obs[:, time % self.num_slots] = newest
+        self.final_slot.fill_(NO_FINAL)
+        self._final_slots = FinalSlots(*self.final_obs.shape[:2])
+        self._failed_at.clear()
         self.layout_version += 1
-        self._restore_finals_()
 
-    def _restore_finals_(self) -> None:
-        """What the host knows of `final_slot`."""
-        marked, newest = self.final_slot.cpu(), self.time - 1
-        self._final_slots = FinalSlots.of_ring(marked, newest, self.final_obs.shape[1])
-        failed = (marked == FAILED).any(2).any(0).nonzero()[:, 0].tolist()
-        self._failed_at = {time_of_slot(slot, newest, self.num_slots) for slot in failed}
+    def mark_failed_(self, lanes: Tensor, times: Tensor, envs: Tensor) -> None:
+        """Say of transitions (lane, time, environment), [K] each on the host, that their simulation
+        broke down.
+        """
+        self._failed_at.update(times.tolist())
+        slots = times % self.num_slots
+        lanes, slots, envs = (self._to_device(numbers) for numbers in (lanes, slots, envs))
+        self.final_slot[lanes, slots, envs] = FAILED
+
+    def keep_finals_(self, lanes: Tensor, times: Tensor, envs: Tensor, obs: Tensor) -> None:
+        """Keep obs [K, D] as the last observations of the episodes that end with the transitions
+        (lane, time, environment), [K] each on the host.
+        """
+        pairs = zip(lanes.tolist(), times.tolist(), strict=True)
+        taken = [self._take_final_slot_(lane, time) for lane, time in pairs]
+        if not taken:
+            return
+        index, slots = torch.tensor(taken), times % self.num_slots
+        lanes, slots, envs, index = map(self._to_device, (lanes, slots, envs, index))
+        self.final_obs[lanes, index] = obs
+        self.final_slot[lanes, slots, envs] = index.to(torch.int32)
 
 
 def _nothing_sound(is_barren: Tensor) -> ValueError:

@@ -4,6 +4,7 @@
     train.csv       one row a lane and training interval    (TrainingRow)
     topology.csv    one row a lane, network, layer and step (TopologyRow)
     features.csv    one row a lane, network and evaluation  (FeatureRow)
+    quarantine.csv  one row a lane that was stopped         (QuarantineRow)
     stages.csv      one row a block, stage and training interval, with --profile (ProfileRow)
     lanes.csv       one row a lane, every field of its configuration
 
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastanf.instrument import STEP_STAGES, UPDATE_STAGES
+from fastanf.row_checks import LaneRows, check_connections, check_lane
+from fastanf.strict_json import strict_loads
+from fastanf.tables import bad_cell, typed_columns, whole_rows
 
 NAN = math.nan
 
@@ -120,6 +124,21 @@ for all; the totals are in topology.csv."""
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantineRow:
+    """A lane that is broken and not recorded after `step`, where that was found.
+
+    `checkpoint_step` is that of the last checkpoint that holds the lane sound, -1 without one; it
+    depends on when checkpoints were written.
+    """
+
+    lane: int
+    step: int
+    updates: int
+    cause: str
+    checkpoint_step: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class ProfileRow:
     """One stage of a block's updates or training steps since the row before (stage_table.py).
 
@@ -168,19 +187,21 @@ else:
     )
     ProfiledTrainingRow.__doc__ = "A TrainingRow of a profiled run, with its block's stages."
 
-Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow, FeatureRow, ProfileRow)
-AnyRow = EvaluationRow | TrainingRow | TopologyRow | FeatureRow | ProfileRow
+Row = TypeVar("Row", EvaluationRow, TrainingRow, TopologyRow, FeatureRow, QuarantineRow, ProfileRow)
+AnyRow = EvaluationRow | TrainingRow | TopologyRow | FeatureRow | QuarantineRow | ProfileRow
 FILES: dict[type, str] = {
     EvaluationRow: "eval.csv",
     TrainingRow: "train.csv",
     TopologyRow: "topology.csv",
     FeatureRow: "features.csv",
+    QuarantineRow: "quarantine.csv",
 }
 PROFILED_FILES: dict[type, str] = {
     EvaluationRow: "eval.csv",
     ProfiledTrainingRow: "train.csv",
     TopologyRow: "topology.csv",
     FeatureRow: "features.csv",
+    QuarantineRow: "quarantine.csv",
     ProfileRow: "stages.csv",
 }
 """The tables of a run with --profile."""
@@ -192,35 +213,58 @@ def columns(kind: type) -> tuple[str, ...]:
 
 
 def read_lanes(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of lanes.csv as they were given to `RunFolder.create` (tuples as lists)."""
-    header, *rows = whole_rows(_file(path, "lanes.csv"))
-    return [{key: _lane_value(cell) for key, cell in zip(header, row, strict=True)} for row in rows]
+    """The rows of lanes.csv as they were given to `RunFolder.create` (tuples as lists).
+
+    Raises:
+        ValueError: the table is damaged: unlike the others it is replaced as a whole.
+    """
+    path = _file(path, "lanes.csv")
+    header, *cells = whole_rows(path, may_be_torn=False)
+    rows = [dict(zip(header, map(_lane_value, row), strict=True)) for row in cells]
+    for number, row in enumerate(rows):
+        if repr(row.get("lane")) != str(number):
+            raise bad_cell(path, number + 2, "lane", str(number), row.get("lane"))
+    return rows
 
 
-def read_evaluations(path: str | Path) -> list[EvaluationRow]:
-    """The rows of eval.csv; `path` is the run folder or the file. A torn last line is skipped."""
-    return _read(path, EvaluationRow)
+def read_evaluations(path: str | Path, lanes: LaneRows | None = None) -> list[EvaluationRow]:
+    """The rows of eval.csv. A torn last line is skipped.
+
+    Args:
+        path: the run folder or the file.
+        lanes: the rows of lanes.csv, where the table must agree with them.
+
+    Raises:
+        ValueError: what is no row as it was written, by file, line and column.
+    """
+    return _read(path, EvaluationRow, lanes)
 
 
-def read_training(path: str | Path) -> list[TrainingRow]:
+def read_training(path: str | Path, lanes: LaneRows | None = None) -> list[TrainingRow]:
     """The rows of train.csv, as `read_evaluations`."""
-    return _read(path, TrainingRow)
+    return _read(path, TrainingRow, lanes)
 
 
-def read_topology(path: str | Path) -> list[TopologyRow]:
+def read_topology(path: str | Path, lanes: LaneRows | None = None) -> list[TopologyRow]:
     """The rows of topology.csv, as `read_evaluations`."""
-    return _read(path, TopologyRow)
+    return _read(path, TopologyRow, lanes)
 
 
-def read_features(path: str | Path) -> list[FeatureRow]:
+def read_features(path: str | Path, lanes: LaneRows | None = None) -> list[FeatureRow]:
     """The rows of features.csv, as `read_evaluations`; none for a run older than this table."""
     file = _file(path, FILES[FeatureRow])
-    return _read(file, FeatureRow) if file.exists() else []
+    return _read(file, FeatureRow, lanes) if file.exists() else []
 
 
-def read_profile(path: str | Path) -> list[ProfileRow]:
+def read_quarantine(path: str | Path, lanes: LaneRows | None = None) -> list[QuarantineRow]:
+    """The rows of quarantine.csv, as `read_evaluations`; none for a run older than this table."""
+    file = _file(path, FILES[QuarantineRow])
+    return _read(file, QuarantineRow, lanes) if file.exists() else []
+
+
+def read_profile(path: str | Path, lanes: LaneRows | None = None) -> list[ProfileRow]:
     """The rows of stages.csv, as `read_evaluations`."""
-    return _read(path, ProfileRow)
+    return _read(path, ProfileRow, lanes)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
@@ -264,33 +308,9 @@ def _lane_cell(value: Any) -> str:
 
 def _lane_value(cell: str) -> Any:
     try:
-        return json.loads(cell)
+        return strict_loads(cell)
     except ValueError:
         return cell
-
-
-def whole_rows(path: Path) -> list[list[str]]:
-    """Header and rows of a table as text; a torn last line is left out.
-
-    Raises:
-        ValueError: the file cannot be read, has no header, or a row of another length.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read ({error.strerror}): give a run folder"
-        ) from error
-    text = data[: data.rfind(b"\n") + 1].decode()
-    rows = list(csv.reader(io.StringIO(text)))
-    if not rows:
-        raise ValueError(f"{str(path)!r} has no header: give a run folder")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(rows[0]):
-            raise ValueError(
-                f"{str(path)!r} line {number} has {len(row)} cells, not {len(rows[0])}"
-            )
-    return rows
 
 
 def _file(path: str | Path, name: str) -> Path:
@@ -298,11 +318,13 @@ def _file(path: str | Path, name: str) -> Path:
     return path / name if path.is_dir() else path
 
 
-def _read(path: str | Path, kind: type[Row]) -> list[Row]:
+def _read(path: str | Path, kind: type[Row], lanes: LaneRows | None = None) -> list[Row]:
     path = _file(path, (FILES | PROFILED_FILES)[kind])
-    header, *rows = whole_rows(path)
-    missing = [name for name in columns(kind) if name not in header]
-    if missing:
-        raise ValueError(f"{str(path)!r} lacks the columns {', '.join(missing)}")
-    places = [(header.index(field.name), field.type) for field in fields(kind)]
-    return [kind(*(_typed(convert, row[at]) for at, convert in places)) for row in rows]
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}
+    rows = [kind(*cells) for cells in zip(*typed_columns(path, kinds), strict=True)]
+    for line, row in enumerate(rows, start=2):
+        if isinstance(row, FeatureRow):
+            check_connections(path, line, row, MAX_NOISE_FEATURES)
+        if lanes is not None:
+            check_lane(path, line, row, lanes)
+    return rows

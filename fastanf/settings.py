@@ -5,25 +5,37 @@ loop) or *run* (of the whole command). Names are unique over groups. The docstri
 its help text. Defaults: Grooten et al. 2023, arXiv 2302.06548.
 """
 
-import math
 from dataclasses import dataclass
 
 from fastanf.activations import ACTIVATIONS
 from fastanf.options import Allowed, Group, at_least, interval, option
 
+# Settings reach the device in float32, up to 3.4e38, and counts in int64: what is beyond would
+# become inf or fail somewhere else. The bounds are far from what anyone trains.
+_MOST_STEPS = 10**12
+_MOST_A_STEP = 10**6
+"""Environments, updates: times `_MOST_STEPS` still an int64."""
+_MOST_BATCH = 10**7
+_MOST_EPISODES = 10**5
+_MOST_THREADS = 10**4
+MOST_WIDTH, MOST_LAYERS, _MOST_ARGUMENTS = 10**6, 100, 8
+_LARGEST = 1e30
 
-def _sizes_are_positive(value: tuple[int, ...]) -> bool:
-    return len(value) > 0 and min(value) >= 1
+
+def _are_sizes(value: tuple[int, ...]) -> bool:
+    return 1 <= len(value) <= MOST_LAYERS and min(value) >= 1 and max(value) <= MOST_WIDTH
 
 
-def _are_finite(value: tuple[float, ...]) -> bool:
-    return all(math.isfinite(number) for number in value)
+def _are_arguments(value: tuple[float, ...]) -> bool:
+    return len(value) <= _MOST_ARGUMENTS and all(abs(number) <= _LARGEST for number in value)
 
 
 _SHARE = interval("[0, 1)")
 _SHARE_CLOSED = interval("[0, 1]")
-_NOT_NEGATIVE = interval("[0, inf)")
-_POSITIVE = interval("(0, inf)")
+_NOT_NEGATIVE = interval(f"[0, {_LARGEST:g}]")
+_POSITIVE = interval(f"(0, {_LARGEST:g}]")
+_MINUTES = interval("(0, 1000000]")  # two years are as good as never
+_NAME = Allowed("a name of at most 100 characters that print", lambda value: len(value) <= 100)
 _NETWORKS = ("both", "actor", "critic")
 _NUM_SEEDS = Allowed("an integer in [1, 10000]", lambda value: 1 <= value <= 10_000)
 _SEED = Allowed("an integer in [0, 2147483647]", lambda value: 0 <= value < 2**31)
@@ -33,15 +45,15 @@ _SEED = Allowed("an integer in [0, 2147483647]", lambda value: 0 <= value < 2**3
 class TaskConfig(Group):
     """The environment."""
 
-    env: str = option("HalfCheetah-v3", kind="static")
+    env: str = option("HalfCheetah-v3", kind="static", allowed=_NAME)
     """Task: HalfCheetah, Hopper, Walker2d, Ant or Humanoid, with -v3 (the papers' features), -v4 or
     -v5. Several are trained one after the other."""
-    backend: str = option("envpool", kind="static")
+    backend: str = option("envpool", kind="static", allowed=_NAME)
     """Simulator: envpool (CPU), mjx (on the device of the networks), or gymnasium (slow, the
     reference)."""
     mjx_impl: str = option("jax", kind="static", choices=("jax", "warp"))
     """How MJX computes: jax, or warp (NVIDIA GPUs, needs the package warp-lang)."""
-    envs_per_lane: int = option(1, kind="static", allowed=at_least(1))
+    envs_per_lane: int = option(1, kind="static", allowed=at_least(1, _MOST_A_STEP))
     """Environments that each lane steps together; 1 is the papers' setting."""
 
 
@@ -58,7 +70,7 @@ class NoiseConfig(Group):
     noise_redraw: str = option("per_call", kind="static", choices=("per_call", "per_step"))
     """per_call: every network call sees fresh noise, as in the published code; per_step: the noise
     seen at an environment step is the noise that is replayed."""
-    permute_period: int = option(0, kind="static", allowed=at_least(0))
+    permute_period: int = option(0, kind="static", allowed=at_least(0, _MOST_STEPS))
     """Environment steps after which all features change places (transfer); 0 is never."""
     permute_replay: bool = option(True, kind="static")
     """Whether old transitions appear in the new order too, as in the published code."""
@@ -70,7 +82,7 @@ class NoiseConfig(Group):
 class AlgorithmConfig(Group):
     """The learning algorithm."""
 
-    policy: str = option("ANF-SAC", kind="lane")
+    policy: str = option("ANF-SAC", kind="lane", allowed=_NAME)
     """Preset that the lane was made from. Several train together."""
     variant: str = option("", kind="lane", is_flag=False)
     """What --vary set in this lane, as field=value,field=value."""
@@ -83,12 +95,12 @@ class AlgorithmConfig(Group):
     tau: float = option(0.005, kind="lane", allowed=interval("(0, 1]"))
     """Step of the target networks towards the online ones; 1 copies them."""
     target_period: int = option(
-        1, kind="lane", aliases=("target_update_interval",), allowed=at_least(1)
+        1, kind="lane", aliases=("target_update_interval",), allowed=at_least(1, _MOST_STEPS)
     )
     """Updates between two moves of the target networks."""
-    batch_size: int = option(100, kind="static", allowed=at_least(1))
+    batch_size: int = option(100, kind="static", allowed=at_least(1, _MOST_BATCH))
     """Transitions of a minibatch, per lane."""
-    policy_delay: int = option(1, kind="static", allowed=at_least(1))
+    policy_delay: int = option(1, kind="static", allowed=at_least(1, _MOST_STEPS))
     """Critic updates for each actor update."""
     temperature: float = option(0.2, kind="lane", aliases=("alpha",), allowed=_NOT_NEGATIVE)
     """SAC: weight of the entropy, or its first value when it is tuned."""
@@ -130,7 +142,11 @@ class NetworkConfig(Group):
         (256, 256),
         kind="static",
         aliases=("hidden_dims",),
-        allowed=Allowed("one or more widths of at least 1, e.g. 256x256", _sizes_are_positive),
+        allowed=Allowed(
+            f"one or more widths of at least 1, e.g. 256x256 (at most {MOST_LAYERS} of them, each "
+            f"at most {MOST_WIDTH})",
+            _are_sizes,
+        ),
     )
     """Widths of the hidden layers, any number of them, e.g. 256x256 or 400 300."""
     activation: str = option("relu", kind="static", choices=ACTIVATIONS)
@@ -139,7 +155,11 @@ class NetworkConfig(Group):
         (),
         kind="static",
         aliases=("act_func_args",),
-        allowed=Allowed("finite numbers, e.g. 0.4 0.2 -0.4 0.2", _are_finite),
+        allowed=Allowed(
+            f"finite numbers, e.g. 0.4 0.2 -0.4 0.2 (at most {_MOST_ARGUMENTS}, each at most "
+            f"{_LARGEST:g})",
+            _are_arguments,
+        ),
     )
     """Parameters of the activation, in its own order; its defaults when none are given."""
     activation_per_neuron: bool = option(False, kind="static", aliases=("act_func_per_neuron",))
@@ -184,7 +204,10 @@ class SparsityConfig(Group):
     drop_schedule: str = option("constant", kind="lane", choices=("constant", "cosine"))
     """cosine: the drop fraction falls to 0 at topology_end, along half a cosine."""
     topology_period: int = option(
-        1000, kind="lane", aliases=("ann_ascTopologyChangePeriod",), allowed=at_least(1)
+        1000,
+        kind="lane",
+        aliases=("ann_ascTopologyChangePeriod",),
+        allowed=at_least(1, _MOST_STEPS),
     )
     """Updates between two topology changes."""
     topology_end: float = option(1.0, kind="lane", allowed=interval("(0, 1]"))
@@ -208,18 +231,18 @@ class SparsityConfig(Group):
 class ScheduleConfig(Group):
     """How long, how often, how much memory."""
 
-    max_timesteps: int = option(1_000_000, kind="static", allowed=at_least(1))
+    max_timesteps: int = option(1_000_000, kind="static", allowed=at_least(1, _MOST_STEPS))
     """Environment steps of each lane after the random ones."""
-    start_timesteps: int = option(25_000, kind="static", allowed=at_least(1))
+    start_timesteps: int = option(25_000, kind="static", allowed=at_least(1, _MOST_STEPS))
     """Environment steps of each lane with random actions, in addition to max_timesteps."""
-    updates_per_step: int = option(1, kind="static", allowed=at_least(1))
+    updates_per_step: int = option(1, kind="static", allowed=at_least(1, _MOST_A_STEP))
     """Updates for each lock step of a lane's environments."""
-    eval_freq: int = option(5000, kind="static", allowed=at_least(1))
+    eval_freq: int = option(5000, kind="static", allowed=at_least(1, _MOST_STEPS))
     """Environment steps of each lane between two evaluations."""
-    eval_episodes: int = option(10, kind="static", allowed=at_least(1))
+    eval_episodes: int = option(10, kind="static", allowed=at_least(1, _MOST_EPISODES))
     """Deterministic episodes of an evaluation."""
     replay_capacity: int = option(
-        1_000_000, kind="static", aliases=("buffer_size",), allowed=at_least(2)
+        1_000_000, kind="static", aliases=("buffer_size",), allowed=at_least(2, _MOST_STEPS)
     )
     """Transitions that each lane keeps."""
 
@@ -240,7 +263,7 @@ class RunConfig(Group):
     run_dir: str | None = option(None, kind="run")
     """New folder for records and checkpoints, or the one that the study has; by default runs/ and
     the study's name, or time, policy and task."""
-    device: str = option("auto", kind="run")
+    device: str = option("auto", kind="run", allowed=_NAME)
     """Where the networks and the replay live: auto, cpu, cuda or cuda:N."""
     impl: str = option("auto", kind="run", choices=("auto", "native", "triton", "reference"))
     """Kernels: native (compiled, on the CPU), triton (on CUDA), reference (plain torch, slow);
@@ -248,13 +271,14 @@ class RunConfig(Group):
     matmul_precision: str = option("tf32", kind="run", choices=("tf32", "float32"))
     """Products of hidden layers on CUDA: tf32 (factors rounded to 10 bits) or exact float32. Output
     layers, losses and optimizers are always exact, and so is the CPU."""
-    num_threads: int = option(0, kind="run", allowed=at_least(0))
+    num_threads: int = option(0, kind="run", allowed=at_least(0, _MOST_THREADS))
     """CPU threads; 0 is all."""
-    lanes_per_block: int = option(0, kind="run", allowed=at_least(0))
+    lanes_per_block: int = option(0, kind="run", allowed=at_least(0, _MOST_STEPS))
     """Most lanes that train together; 0 is as many as memory holds. Fewer make more blocks, which
     train one after the other."""
-    checkpoint_minutes: float = option(5.0, kind="run", allowed=_POSITIVE)
-    """Minutes between two checkpoints."""
+    checkpoint_minutes: float = option(5.0, kind="run", allowed=_MINUTES)
+    """Minutes between two checkpoints; more where writing them would take over 3% of the run's
+    time. One is also written where Ctrl-C or SIGTERM stops the run."""
     wandb_mode: str = option("disabled", kind="run", choices=("disabled", "online", "offline"))
     """Copy the records to Weights & Biases; online and offline need the extra fastanf[wandb]."""
     tensorboard: bool = option(True, kind="run")

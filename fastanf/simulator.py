@@ -253,18 +253,21 @@ def _spread(part: Step, rows: NDArray[np.int32], num_rows: int) -> Step:
     return Step(*whole)
 
 
-def simulator_state(env: VecEnv) -> dict[str, Tensor] | None:
-    """The simulator's whole state as tensors; None where it cannot be read."""
-    if not isinstance(env, SavableVecEnv):
-        return None
+def simulator_state(env: SavableVecEnv) -> dict[str, Tensor]:
+    """The simulator's whole state as tensors; none before its first reset."""
     return {name: torch.from_numpy(np.atleast_1d(array)) for name, array in env.state().items()}
 
 
-def restore_simulator_(env: VecEnv, state: dict[str, Tensor]) -> None:
+def restore_simulator_(env: SavableVecEnv, state: dict[str, Tensor]) -> Tensor | None:
     """Put back what `simulator_state` returned.
+
+    Returns:
+        obs [N, D] where every row is now; None where the simulator was never reset.
 
     Raises:
         ValueError: the state of another task or number of rows.
+        SimulationDiffers: the simulator computes other numbers than the one that the state is of.
     """
-    assert isinstance(env, SavableVecEnv)
-    env.restore({name: tensor.numpy() for name, tensor in state.items()})
+    if not state:
+        return None
+    return torch.from_numpy(env.restore({name: part.numpy() for name, part in state.items()}))

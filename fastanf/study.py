@@ -17,6 +17,7 @@ arm sets or varies takes the place of what is shared; so do flags given beside a
 """
 
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from fastanf.config import ALIASES, OPTIONS, RUN_OPTIONS, normalize, train_option
-from fastanf.options import Option, did_you_mean
+from fastanf.files import read_regular
+from fastanf.options import Option, did_you_mean, shown, start_of
+from fastanf.paths import expanded
 from fastanf.presets import Arm, Expansion, expand_arms, find_preset
 
 SHIPPED = Path(__file__).parent / "studies"
@@ -33,6 +36,8 @@ SHIPPED = Path(__file__).parent / "studies"
 _KEYS = ("name", "about", "policy", "env", "num_seeds", "first_seed", "settings", "vary", "arm")
 _ARM_KEYS = ("policy", "settings", "vary")
 _OWN_FLAGS = ("policy", "env", "num_seeds", "first_seed")
+_NAME = r"[A-Za-z0-9][\w.+-]{,99}"
+_MOST_BYTES, _MOST_OF_A_LINE = 2**18, 4000  # tomllib needs the square of a line for a.b.c...
 
 
 @dataclass(frozen=True)
@@ -160,14 +165,14 @@ def find_study(file: str) -> Path:
     Raises:
         ValueError: neither is there; names the nearest.
     """
-    path, names = Path(file).expanduser(), shipped_names()
-    if path.is_file():
+    path, names = expanded(file, "--study"), shipped_names()
+    if os.path.isfile(path):  # Path raises where a name is too long
         return path
     name = path.name.removesuffix(".toml")
     if name in names and str(path.parent) in (".", "studies"):
         return SHIPPED / f"{name}.toml"
     raise ValueError(
-        f"--study must be a TOML file, or one of {', '.join(names)}, got {file!r}"
+        f"--study must be a TOML file, or one of {', '.join(names)}, got {shown(file)}"
         f"{did_you_mean(name, names)}"
     )
 
@@ -180,9 +185,16 @@ def load_study(file: str) -> StudySpec:
     """
     path = find_study(file)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--study {str(path)!r} cannot be read: {error}") from error
+        data = read_regular(path.resolve(), _MOST_BYTES)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"--study {str(path)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--study {str(path)!r} cannot be read: not UTF-8 at byte {error.start}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"--study must be the TOML file of a study: {error}") from error
     return parse_study(text, path.name)
 
 
@@ -197,12 +209,16 @@ def parse_study(text: str, file: str = "study") -> StudySpec:
         ValueError: in one line, the file, the key and what is allowed.
     """
     try:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if len(line) > _MOST_OF_A_LINE:
+                size = f"{len(line)} characters, at most {_MOST_OF_A_LINE} are allowed"
+                raise ValueError(f"line {number} has {size}; lists may go over several lines")
         try:
             content = tomllib.loads(text)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         except ValueError as error:
-            raise ValueError(f"not TOML: {error}") from None
+            raise ValueError(f"not TOML: {start_of(str(error))}") from None
         return _spec(content, text)
     except ValueError as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
@@ -211,13 +227,14 @@ def parse_study(text: str, file: str = "study") -> StudySpec:
 def _spec(content: Mapping[str, Any], text: str) -> StudySpec:
     values = _keys(content, _KEYS, "")
     name = values.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name, re.ASCII):
         raise ValueError(
-            f'name must be letters, digits and _ . + -, as in name = "my_study", got {name!r}'
+            'name must be letters, digits and _ . + - (at most 100), as in name = "my_study", got '
+            f"{shown(name)}"
         )
     about = values.get("about", "")
     if not isinstance(about, str):
-        raise ValueError(f"about must be a text, got {about!r}")
+        raise ValueError(f"about must be a text, got {shown(about)}")
     arms = values.get("arm", [])
     if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
         raise ValueError("arm must be tables: [[arm]] above the keys of each")
@@ -260,7 +277,7 @@ def _refusal(given: str, key: str, allowed: Sequence[str]) -> str:
         return f"{given} is a setting: it stands under settings, or under vary"
     if name in RUN_OPTIONS and name not in _KEYS:
         return f"{given} belongs to a command, not to a study: --{name} on the command line"
-    return f"{given!r} must be one of {', '.join(allowed)}{did_you_mean(key, allowed)}"
+    return f"{shown(given)} must be one of {', '.join(allowed)}{did_you_mean(key, allowed)}"
 
 
 def _policies(values: Mapping[str, Any], place: str) -> tuple[str, ...] | None:
@@ -280,7 +297,7 @@ def _words(values: Mapping[str, Any], key: str, place: str) -> tuple[str, ...] |
     given = values[key]
     words = [given] if isinstance(given, str) else given
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
-        raise ValueError(f"{place}{key} must be a name or a list of names, got {given!r}")
+        raise ValueError(f"{place}{key} must be a name or a list of names, got {shown(given)}")
     return tuple(words)
 
 
@@ -292,16 +309,18 @@ def _settings_and_vary(
     for key, result in (("settings", settings), ("vary", vary)):
         table = values.get(key, {})
         if not isinstance(table, dict):
-            raise ValueError(f"{place}{key} must be a table, got {table!r}")
+            raise ValueError(f"{place}{key} must be a table, got {shown(table)}")
         for given, value in table.items():
-            label = f"{place}{key}: {given}"
+            label = f"{place}{key}: {start_of(given)}"
             entry = _setting(given, f"{place}{key}")
             if entry.name in settings or entry.name in vary:
                 raise ValueError(f"{label} is given twice, in settings or vary")
             if key == "settings":
                 result[entry.name] = _value(entry, value, label)
             elif not isinstance(value, list) or not value:
-                raise ValueError(f"{label} must be a list of one or more values, got {value!r}")
+                raise ValueError(
+                    f"{label} must be a list of one or more values, got {shown(value)}"
+                )
             else:
                 result[entry.name] = [_value(entry, item, label) for item in value]
     return settings, vary
@@ -310,7 +329,7 @@ def _settings_and_vary(
 def _setting(given: str, place: str) -> Option:
     name = ALIASES.get(normalize(given))
     if name in _OWN_FLAGS or normalize(given) == "seed":
-        raise ValueError(f"{place}: {given} stands at the top of the file, not here")
+        raise ValueError(f"{place}: {start_of(given)} stands at the top of the file, not here")
     if name in RUN_OPTIONS:
         raise ValueError(
             f"{place}: {given} belongs to a command, not to a study: --{name} on the command line"

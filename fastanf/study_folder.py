@@ -4,17 +4,20 @@ Lanes are compared by every setting that makes a difference to them. A study gro
 there stay what they are, with their numbers and blocks, and further ones come behind them.
 """
 
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastanf.checkpoint import block_path, load_state
+from fastanf.checkpoint import block_path, newest_checkpoint
 from fastanf.config import OPTIONS, TrainConfig
+from fastanf.lane_records import blocks_from_rows
 from fastanf.presets import lane_identity
-from fastanf.recording import blocks_from_rows
 from fastanf.records import read_manifest
 from fastanf.rows import read_lanes
+from fastanf.run_manifest import check_lanes, run_settings
 from fastanf.settings import RunConfig
 from fastanf.study import StudySpec
 
@@ -35,7 +38,7 @@ class Standing:
     @property
     def run(self) -> RunConfig:
         """Settings of the last command."""
-        return RunConfig(**self.manifest["run"])
+        return run_settings(self.manifest)
 
     @property
     def is_finished(self) -> bool:
@@ -61,7 +64,7 @@ def read_standing(path: str, name: str) -> Standing:
     Raises:
         ValueError: the folder is of no study or of another one, or cannot be read.
     """
-    if not (Path(path) / "manifest.json").is_file():
+    if not os.path.isfile(Path(path) / "manifest.json"):
         raise ValueError(
             f"--run_dir must be a new folder or that of study {name}, got {path!r}, which is no "
             "folder of a run"
@@ -72,12 +75,13 @@ def read_standing(path: str, name: str) -> Standing:
         raise ValueError(
             f"--run_dir must be a new folder or that of study {name}, got {path!r}, which is of "
             f"{f'study {found}' if found else 'no study'}; to go on with it: python -m fastanf "
-            f"resume {path}"
+            f"resume {shlex.quote(path)}"
         )
+    check_lanes(path, manifest)
     rows = read_lanes(path)
     blocks = tuple(tuple(block) for block in blocks_from_rows(rows))
-    states = [load_state(block_path(path, index)) for index in range(len(blocks))]
-    are_finished = tuple(state is not None and bool(state["is_finished"]) for state in states)
+    newest = [newest_checkpoint(block_path(path, index)) for index in range(len(blocks))]
+    are_finished = tuple(saved is not None and saved.state["is_finished"] for saved in newest)
     return Standing(path, manifest, rows, blocks, are_finished)
 
 

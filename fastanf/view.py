@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fastanf.cli import complain
 from fastanf.options import Allowed, Group, at_least, interval, option, read_options_once
+from fastanf.paths import expanded
 
 if TYPE_CHECKING:
     from fastanf.agent import Agent
@@ -75,7 +76,7 @@ def _film(agent: Agent, config: ViewConfig) -> None:
     from fastanf.showing import Filming, default_fps, film_episodes
 
     assert config.film is not None
-    path = Path(config.film).expanduser()
+    path = expanded(config.film, "--film")
     what = robot(agent.spec.env_id)
     whole = _GIF_SECONDS if path.suffix.lower() == ".gif" else math.inf
     filming = Filming(

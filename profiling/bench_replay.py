@@ -10,7 +10,8 @@ plan uses.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,25 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--record", action="store_true", help="append rows to replay.csv")
+    parser.add_argument("--task", help="print the row of this task alone, as JSON")
     own = parser.parse_args()
+    if own.task:
+        print(json.dumps(_measure(own.task)))
+        return 0
     tasks = [env_id for env_id in envs.known_env_ids("envpool") if env_id.endswith("-v3")]
     # A process of its own for each, so that none reuses pages that another has freed.
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        rows = pool.map(_measure, tasks, chunksize=1)
+    rows = [json.loads(_output_of(env_id)) for env_id in tasks]
     for row in rows:
         measured, formula = row["value"] / 1e6, row["formula"] / 1e6
         print(f"{row['env']:<16} {measured:8.1f} MB resident, formula {formula:.1f} MB")
     if own.record:
         result_rows.append("replay", rows)
     return 0
+
+
+def _output_of(env_id: str) -> str:
+    command = [sys.executable, __file__, "--task", env_id]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _measure(env_id: str) -> dict[str, Any]:

@@ -103,23 +103,26 @@ def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
         own, rest = parser.parse_known_args(_normalized(parser, typed))
         if rest and not benchmark.takes_train_flags:
             raise ValueError(f"{rest[0]} is not an option of this script; see --help")
-        if own.record and own.compare is not None:
-            raise ValueError("--record must be given without --compare: ratios are not recorded")
+        is_recorded = own.record or own.out is not None
+        if is_recorded and own.compare is not None:
+            option = "--record" if own.record else "--out"
+            raise ValueError(f"{option} must be given without --compare: ratios are not recorded")
         if own.serve:
             return workers.serve(benchmark, own, rest)
         points = _checked_points(benchmark, own, rest)
         if own.compare is not None:
             return _compare(benchmark, own, points, typed)
-        if own.record:
-            result_rows.check(benchmark.name, _columns(points[0]))
+        if is_recorded:
+            result_rows.check(benchmark.name, _columns(points[0]), own.out)
         samples = measure(benchmark, points, own.rounds, own.round_s)
         facts = result_rows.conditions(benchmark.device, benchmark.packages)
         if own.json:
             print(json.dumps(as_json(benchmark, points, samples, facts)))
         else:
             print(as_text(benchmark, points, samples, facts))
-        if own.record:
-            result_rows.append(benchmark.name, as_rows(benchmark, points, samples, facts))
+        if is_recorded:
+            rows = as_rows(benchmark, points, samples, facts)
+            result_rows.append(benchmark.name, rows, own.out)
     except ValueError as error:
         complain(str(error))
     except KeyboardInterrupt:
@@ -290,6 +293,12 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
         "--record",
         action="store_true",
         help=f"append rows to profiling/results/{benchmark.name}.csv",
+    )
+    common.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help=f"append rows to {benchmark.name}.csv in another folder",
     )
     common.add_argument(
         "--compare",

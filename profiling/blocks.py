@@ -21,6 +21,7 @@ from fastanf.grouping import block_of, make_blocks
 from fastanf.memory import available_bytes, resolve_device
 from fastanf.presets import lane_config
 from fastanf.replay import replay_bytes
+from fastanf.replay_state import ENDS, GOES_ON, restore_span_, span_tensors
 
 NUM_REAL_STEPS = 256
 """Lock steps with random actions that are really made, then repeated through the ring."""
@@ -177,30 +178,21 @@ def fill_replay_(block: TrainingBlock, num_transitions: int) -> None:
     last = min(num_transitions // replay.envs_per_lane, num_slots - 1)
     if last <= R:
         return
-    state = replay.state_dict()
-    source = (torch.arange(last + 1, device=replay.obs.device) - last) % R
-    source[last] = R
-    tiled = {
-        name: state[name][:, source]
-        for name in ("obs", "action", "reward", "not_terminated", "final_slot")
-    }
-    L, D = len(block.lanes), replay.obs.shape[-1]
-    old_slot = tiled["final_slot"].long()
-    old_slot[:, last] = -1  # the newest slot holds an observation only
-    is_seam = (source == R - 1) & (torch.arange(last + 1, device=source.device) < last - 1)
-    is_seam = is_seam[None, :, None] & (old_slot < 0)
-    ended = (old_slot >= 0) | is_seam  # [L, T, E]
-    # Each end has a row of its own in the side table, so that the ring may wrap around later.
-    number = ended.flatten(1).cumsum(1).view_as(old_slot) - 1
-    final_obs = replay.obs.new_zeros(L, max(int(number.max()) + 1, state["final_obs"].shape[1]), D)
-    lane, slot, env = ended.nonzero(as_tuple=True)
-    kept = state["final_obs"][lane, old_slot[lane, slot, env].clamp_min(0)]
-    cut = state["obs"][lane, R, env]
-    final_obs[lane, number[lane, slot, env]] = torch.where(
-        is_seam[lane, slot, env].unsqueeze(-1), cut, kept
-    )
-    tiled["final_slot"] = torch.where(ended, number, -1).to(torch.int32)
-    replay.load_state_dict_(tiled | {"final_obs": final_obs, "time": torch.tensor(last)})
+    span, newest = span_tensors(replay, 0, R), replay.observations(R).clone()
+    source = (torch.arange(last, device=newest.device) - last) % R
+    tiled = {name: part[:, source] for name, part in span.items() if name != "final_obs"}
+    has_ended = span["end"] == ENDS
+    # Where each end's last observation is among those of the span.
+    place = (has_ended.flatten().cumsum(0) - 1).view_as(has_ended).clamp_min(0)[:, source]
+    is_seam = (source == R - 1) & (torch.arange(last, device=newest.device) < last - 1)
+    is_seam = is_seam[None, :, None] & (tiled["end"] == GOES_ON)
+    tiled["end"].masked_fill_(is_seam, ENDS)
+    lane, time, env = (tiled["end"] == ENDS).nonzero(as_tuple=True)
+    kept = torch.cat([span["final_obs"], newest[:1, 0]])[place[lane, time, env]]  # never empty
+    cut = is_seam[lane, time, env].unsqueeze(-1)
+    tiled["final_obs"] = torch.where(cut, newest[lane, env], kept)
+    replay.begin_at_(last, newest)
+    restore_span_(replay, {name: part.cpu() for name, part in tiled.items()}, 0, 0, last)
 
 
 def sparsity_text(lanes: Sequence[TrainConfig]) -> str:

@@ -3,7 +3,8 @@
     python profiling/readme_tables.py            rewrite the tables
     python profiling/readme_tables.py --check    exit 1 where a file and the rows differ
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; result_tables.py has the names.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; result_tables.py and
+endurance_tables.py have the names.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import re
 import sys
 from pathlib import Path
 
-from result_tables import TABLES
+import endurance_tables
+import result_tables
 
 ROOT = Path(__file__).parent.parent
+TABLES = result_tables.TABLES | endurance_tables.TABLES
 FILES = (ROOT / "README.md", ROOT / "profiling" / "README.md")
 
 

@@ -25,6 +25,7 @@ _MEASURED_CODE = ("fastanf", "envs", "setup.py")
 _UNITS = (
     ("_gflop_s", "GFLOP/s"),
     ("_gb_s", "GB/s"),
+    ("_mib_per_h", "MiB/h"),
     ("_per_s", "1/s"),
     ("_ms", "ms"),
     ("_us", "us"),
@@ -88,13 +89,14 @@ def conditions(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, A
     }
 
 
-def check(name: str, columns: Sequence[str]) -> None:
-    """See before a long measurement that its rows can be appended to profiling/results/NAME.csv.
+def check(name: str, columns: Sequence[str], folder: Path | None = None) -> None:
+    """See before a long measurement that its rows can be appended to NAME.csv in a folder, by
+    default profiling/results.
 
     Raises:
         ValueError: the file has other columns, or cannot be written.
     """
-    path = RESULTS / f"{name}.csv"
+    path = (folder or RESULTS) / f"{name}.csv"
     try:
         path.parent.mkdir(exist_ok=True)
         existed = path.exists()
@@ -109,15 +111,16 @@ def check(name: str, columns: Sequence[str]) -> None:
         raise ValueError(f"--record: {path} has columns {found}; these rows have {list(columns)}")
 
 
-def append(name: str, rows: Sequence[Row]) -> Path:
-    """Append rows to profiling/results/NAME.csv, with a heading if the file is new.
+def append(name: str, rows: Sequence[Row], folder: Path | None = None) -> Path:
+    """Append rows to NAME.csv in a folder, by default profiling/results, with a heading if the
+    file is new.
 
     Raises:
         ValueError: the file has other columns, or cannot be written.
     """
     columns: list[str] = list(rows[0])
-    check(name, columns)
-    path = RESULTS / f"{name}.csv"
+    check(name, columns, folder)
+    path = (folder or RESULTS) / f"{name}.csv"
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer: csv.DictWriter[str] = csv.DictWriter(file, columns)

@@ -44,8 +44,8 @@ def update_table() -> str:
     lanes = sorted(count for count, n in num_works.items() if n > 1 or len(works) == 1)
     lines = [[work, *(_rate(newest.get((work, count))) for count in lanes)] for work in works]
     used = [newest[key] for key in newest if key[0] in works and key[1] in lanes]
-    head = ["lane updates per second", *(_plural(count) for count in lanes)]
-    return _markdown(head, lines, used)
+    head = ["lane updates per second", *(plural(count) for count in lanes)]
+    return markdown(head, lines, used)
 
 
 def sparse_table() -> str:
@@ -63,11 +63,11 @@ def sparse_table() -> str:
         if sparsity == "dense" or dense is None or not row["impl"].startswith("csr"):
             continue
         ratio = float(row["p50"]) / float(dense["p50"])
-        work = f"{_task(row)}, {policy}, {sparsity}"
+        work = f"{task_text(row)}, {policy}, {sparsity}"
         lines.append([work, _spread(row), _spread(dense), f"{ratio:.1f}"])
         used += [row, dense]
     head = ["lane updates per second", "sparse", "dense", "times faster"]
-    return _markdown(head, sorted(lines), used)
+    return markdown(head, sorted(lines), used)
 
 
 def layouts_table() -> str:
@@ -92,7 +92,7 @@ def layouts_table() -> str:
     head = [
         "density", "forward, us", "stored", "weight gradient", "stored", "input gradient", "stored",
     ]  # fmt: skip
-    return _markdown(head, lines, used)
+    return markdown(head, lines, used)
 
 
 def growth_table() -> str:
@@ -129,7 +129,7 @@ def growth_table() -> str:
             lines.append([label, _rate(rate), steps, f"{float(useful['p50']):.0f}", f"{share:.0%}"])
     head = ["changed", "lane updates per second", "environment steps per second",
             "useful GFLOP/s", "of sgemm"]  # fmt: skip
-    return _markdown(head, lines, used)
+    return markdown(head, lines, used)
 
 
 def stages_table() -> str:
@@ -154,7 +154,7 @@ def stages_table() -> str:
     steps = _newest_stages("step")
     lines.append(["**one training step**", *(f"{_whole_ms(steps[work]):.1f}" for work in tables)])
     used = [row for table in tables.values() for row in table.values()]
-    return _markdown(["ms (share)", *(_label(work) for work in tables)], lines, used)
+    return markdown(["ms (share)", *(_label(work) for work in tables)], lines, used)
 
 
 def verdict_table() -> str:
@@ -186,7 +186,7 @@ def verdict_table() -> str:
         ])  # fmt: skip
     head = ["update", "limit", "of sgemm", "useful", "begin with", "at most, times",
             "all stages at their floor"]  # fmt: skip
-    return _markdown(head, lines, used)
+    return markdown(head, lines, used)
 
 
 def kernels_table() -> str:
@@ -204,16 +204,16 @@ def kernels_table() -> str:
         ratio = f"{float(slow['p50']) / float(fast['p50']):.0f}" if slow else ""
         text.append([op, work, _spread(fast), _spread(slow) if slow else "", ratio])
     head = ["operation", "sizes", "us", "plain torch, us", "times"]
-    return _markdown(head, text, rows)
+    return markdown(head, text, rows)
 
 
 def _kernel_work(row: Mapping[str, str]) -> str:
     """Sizes of an operation; layers are measured at several densities."""
     is_hidden = row["op"].startswith("hidden_")
     is_layer = "linear" in row["op"] or row["op"].endswith("_grad")
-    task = "256 x 256" if is_hidden else _task(row)
+    task = "256 x 256" if is_hidden else task_text(row)
     density = f", density {1 - float(row['sparsity']):g}" if is_layer else ""
-    return f"{task}{density}, {_plural(int(row['lanes']))}"
+    return f"{task}{density}, {plural(int(row['lanes']))}"
 
 
 def env_table() -> str:
@@ -231,7 +231,7 @@ def env_table() -> str:
              for task in dict.fromkeys(task for task, _ in newest)]  # fmt: skip
     counted = [_count(count, "row") for count in counts]
     head = ["environment steps per second", *counted, "compiling, s"]
-    return _markdown(head, lines, list(newest.values()))
+    return markdown(head, lines, list(newest.values()))
 
 
 def _simulator(row: Mapping[str, str]) -> str:
@@ -244,14 +244,14 @@ def train_table() -> str:
     """Whole trainings: rates, start and memory, by work and number of lanes."""
     works: dict[str, dict[str, Mapping[str, str]]] = {}
     for row in result_rows.read("train"):
-        work = f"{row['policies']}, {_task(row)}, {_plural(int(row['lanes']))}"
+        work = f"{row['policies']}, {task_text(row)}, {plural(int(row['lanes']))}"
         works.setdefault(work, {})[row["metric"]] = row
     metrics = ("env_steps_per_s", "training_steps_per_s", "start_s", "peak_mib")
     lines = [[work, *(_rate(found.get(metric)) for metric in metrics)]
              for work, found in works.items()]  # fmt: skip
     head = ["training", "environment steps per second", "without evaluations", "start, s",
             "peak memory, MiB"]  # fmt: skip
-    return _markdown(head, lines, [row for found in works.values() for row in found.values()])
+    return markdown(head, lines, [row for found in works.values() for row in found.values()])
 
 
 def peers_table() -> str:
@@ -266,7 +266,7 @@ def peers_table() -> str:
         how += f", {_count(threads, 'thread')}{each}"
         lines.append([_LIBRARIES[impl], str(lanes), how, _rate(row)])
     head = ["library", "agents", "as", "steps and updates per second, all agents"]
-    return _markdown(head, lines, list(newest.values()))
+    return markdown(head, lines, list(newest.values()))
 
 
 def replay_table() -> str:
@@ -274,7 +274,7 @@ def replay_table() -> str:
     rows = result_rows.read("replay")
     newest = {row["env"]: row for row in rows}
     cells = [f"{int(row['value']) / 1e6:,.1f}" for row in newest.values()]
-    return _markdown(["replay of 1,000,000 transitions", *newest], [["MB a lane", *cells]], rows)
+    return markdown(["replay of 1,000,000 transitions", *newest], [["MB a lane", *cells]], rows)
 
 
 def run_table(name: str) -> Callable[[], str]:
@@ -324,7 +324,7 @@ def _newest_stages(part: str) -> dict[tuple[str, str], dict[str, Mapping[str, st
     tables: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
     for row in result_rows.read("stages"):
         if row["part"] == part and _has(row, _PAPERS):
-            table = tables.setdefault((_task(row), row["lanes"]), {})
+            table = tables.setdefault((task_text(row), row["lanes"]), {})
             if row["metric"] in table:  # another recording begins, maybe of other stages
                 table.clear()
             table[row["metric"]] = row
@@ -341,10 +341,11 @@ def _saving_ms(row: Mapping[str, str]) -> float:
 
 def _label(work: tuple[str, str]) -> str:
     task, lanes = work
-    return f"{task}, {_plural(int(lanes))}"
+    return f"{task}, {plural(int(lanes))}"
 
 
-def _task(row: Mapping[str, str]) -> str:
+def task_text(row: Mapping[str, str]) -> str:
+    """Task and noise fraction."""
     return f"{row['env'].removesuffix('-v3')} {float(row['noise_fraction']):g}"
 
 
@@ -364,7 +365,8 @@ def _spread(row: Mapping[str, str]) -> str:
     return f"{middle:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
 
 
-def _plural(count: int) -> str:
+def plural(count: int) -> str:
+    """Some lanes, in words."""
     return _count(count, "lane")
 
 
@@ -380,7 +382,7 @@ def _sort_key(value: str) -> tuple[float, str]:
         return 0.0, value
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]], used: Rows) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], used: Rows) -> str:
     """The table, and under it the conditions of its rows."""
     marks = ["---", *("---:" for _ in head[1:])]
     table = [f"| {' | '.join(cells)} |" for cells in (head, marks, *lines)]

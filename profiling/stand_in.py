@@ -7,7 +7,8 @@ random: nothing can be learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,15 @@ class StandInVecEnv:
         never = np.zeros(self.num_rows, dtype=np.bool_)
         reward = reward.astype(np.float32)
         return Step(self._observe(), reward, never, truncated, final_obs, never.copy())
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Where each row is, and its steps since the last reset, both [N]."""
+        return {"place": self._place.copy(), "elapsed": self._elapsed.copy()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Go on from what `state` returned; returns obs [N, D]."""
+        self._place, self._elapsed = state["place"].copy(), state["elapsed"].copy()
+        return self._observe()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -7,7 +7,7 @@ a row follows from its seed and its own actions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,9 @@ def episode_length(seed: int, episode: int, limit: int = SPEC.max_episode_steps)
 class WholeEnv:
     """Steps all rows together; keeps every array of actions that it was given."""
 
+    phase_shift = 0.0
+    """Of what it observes: that of another value is as a simulator of another version."""
+
     def __init__(self, spec: EnvSpec, seeds: Sequence[int], num_threads: int = 1, **_: Any):
         self.spec, self.num_rows = spec, len(seeds)
         self.seeds = np.array(seeds, dtype=np.int64)
@@ -47,7 +50,7 @@ class WholeEnv:
 
     def _obs(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         seed, episode, time = self.seeds[rows], self.episode[rows], self.time[rows]
-        phase = (seed % 1000) + 0.7 * episode
+        phase = (seed % 1000) + 0.7 * episode + self.phase_shift
         obs = np.stack([np.sin(phase + time), np.cos(phase), time / 10 - 0.3], 1)
         return obs.astype(np.float32)
 
@@ -83,6 +86,19 @@ class WholeEnv:
         obs = self._obs(rows)
         reward[failed], final_obs[failed] = 0, obs[failed]
         return Step(obs, reward, terminated, truncated, final_obs, failed)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        if self.episode[0] < 0:
+            return {}
+        held = {"episode": self.episode, "time": self.time, "num_steps": self.num_steps}
+        return {name: array.copy() for name, array in held.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        for name in ("episode", "time", "num_steps"):
+            if name not in state or state[name].shape != (self.num_rows,):
+                raise ValueError(f"simulator state {name!r} is not of {self.num_rows} rows")
+            setattr(self, name, state[name].copy())
+        return self._obs(np.arange(self.num_rows))
 
     def close(self) -> None:
         self.num_rows = 0

@@ -1,4 +1,4 @@
-"""What several tests share: a random task, small blocks, the state of one lane.
+"""What several tests share: a random task, small blocks, their state and copies of them.
 
 Axes: L lanes, N = L * E environment rows, D real features, A actions.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from torch import Tensor
 import envs
 from envs.interface import EnvSpec, Step
 from fastanf.block import TrainingBlock
+from fastanf.checkpoint import BlockCheckpoints, Checkpoint
 from fastanf.config import TrainConfig
 from fastanf.kernels.layer_input import LayerInput
 from fastanf.nets import ActionRange
 from fastanf.presets import lane_config
 from fastanf.replay import Batch, LaneReplay
+from fastanf.replay_state import span_tensors
 
 CPU = torch.device("cpu")
 
@@ -30,13 +33,15 @@ class RandomVecEnv:
     """Observations drawn at random, rewards of obs and action; episodes end both ways."""
 
     def __init__(self, spec: EnvSpec, seeds: Sequence[int], num_threads: int = 1):
-        self.spec, self.num_rows = spec, len(seeds)
+        self.spec, self.num_rows, self._seeds = spec, len(seeds), seeds
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._num_draws = np.zeros(1, dtype=np.int64)
         self._elapsed = np.zeros(self.num_rows, dtype=np.int64)
         self._obs = np.zeros((self.num_rows, spec.num_features), dtype=np.float32)
 
     def _draw(self) -> NDArray[np.float32]:
         D = self.spec.num_features
+        self._num_draws += 1
         return np.stack([rng.normal(size=D) for rng in self._rngs]).astype(np.float32)
 
     def reset(self) -> NDArray[np.float32]:
@@ -54,6 +59,18 @@ class RandomVecEnv:
         self._elapsed[done] = 0
         self._obs = np.where(done[:, None], next_episode, final_obs)
         return Step(self._obs, reward, terminated, truncated, final_obs, np.zeros_like(terminated))
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        held = {"num_draws": self._num_draws, "elapsed": self._elapsed, "obs": self._obs}
+        return {name: array.copy() for name, array in held.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        self._rngs = [np.random.default_rng(seed) for seed in self._seeds]
+        self._num_draws[:] = 0
+        for _ in range(int(state["num_draws"][0])):
+            self._draw()
+        self._elapsed, self._obs = state["elapsed"].copy(), state["obs"].copy()
+        return self._obs
 
     def close(self) -> None:
         pass
@@ -98,6 +115,40 @@ def make_block(lanes: Sequence[TrainConfig], num_random_steps: int = 0) -> Train
     for _ in range(num_random_steps):
         block.collector.random_step_()
     return block
+
+
+def saved(block: TrainingBlock, path: Path) -> Checkpoint:
+    """The checkpoint of a block in a folder, as another process finds it."""
+    BlockCheckpoints(path).save(block.state_dict(), {"step": block.replay.time}, block.replay)
+    checkpoint, damage = BlockCheckpoints(path).load()
+    assert checkpoint is not None and not damage
+    return checkpoint
+
+
+def copy_block(
+    block: TrainingBlock, path: Path, lanes: Sequence[TrainConfig] | None = None
+) -> TrainingBlock:
+    """A new block that went through a checkpoint, its simulators included.
+
+    Args:
+        block: stays as it is.
+        path: a folder for the checkpoint.
+        lanes: of the new block, where they differ in what checkpoints do not depend on.
+    """
+    copy = TrainingBlock(lanes or block.lanes, block.replay.obs.device, num_threads=1)
+    assert copy.restore_(saved(block, path))
+    return copy
+
+
+def all_state(block: TrainingBlock) -> dict[str, Tensor]:
+    """All that a block goes on from, transitions that can be sampled included; what is NaN before
+    the first update, as bits.
+    """
+    replay, state = block.replay, block.state_dict()
+    state["block/losses"] = state["block/losses"].view(torch.int32)
+    for name, tensor in span_tensors(replay, replay.oldest, replay.time).items():
+        state[f"replay/{name}"] = tensor
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def lane_of_batch(batch: Batch, lane: int) -> Batch:

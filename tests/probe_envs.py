@@ -14,7 +14,8 @@ Idea of such probes: Andy Jones, "Debugging RL, Without the Agonizing Pain", 202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,13 +33,15 @@ class ProbeVecEnv:
     """N rows of one probe; the observation is a sign, drawn from the row's seed, or the time."""
 
     def __init__(self, spec: EnvSpec, seeds: Sequence[int], num_threads: int = 1):
-        self.spec, self.num_rows = spec, len(seeds)
+        self.spec, self.num_rows, self._seeds = spec, len(seeds), seeds
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._num_begun = np.zeros(self.num_rows, dtype=np.int64)
         self._time = np.zeros(self.num_rows, dtype=np.int64)
         self._sign = np.ones(self.num_rows, dtype=np.float32)
 
     def _begin(self, rows: NDArray[np.bool_]) -> None:
         self._time[rows] = 0
+        self._num_begun[rows] += 1
         for row in rows.nonzero()[0]:
             self._sign[row] = self._rngs[row].choice((-1.0, 1.0))
 
@@ -78,6 +81,19 @@ class ProbeVecEnv:
         return Step(
             self._obs(), reward, terminated, truncated, final_obs, np.zeros_like(terminated)
         )
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        held = {"num_begun": self._num_begun, "time": self._time, "sign": self._sign}
+        return {name: array.copy() for name, array in held.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        self._num_begun, self._time = state["num_begun"].copy(), state["time"].copy()
+        self._sign = state["sign"].copy()
+        self._rngs = [np.random.default_rng(seed) for seed in self._seeds]
+        for rng, count in zip(self._rngs, self._num_begun.tolist(), strict=True):
+            for _ in range(count):
+                rng.choice((-1.0, 1.0))
+        return self._obs()
 
     def close(self) -> None:
         pass

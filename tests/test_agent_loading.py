@@ -14,7 +14,7 @@ from torch import Tensor
 from fastanf import checkpoint
 from fastanf.agent import load_agent, save_agent
 from tests import fake_env
-from tests.agent_samples import make_lanes, make_run, save_run, train
+from tests.agent_samples import change_checkpoint, make_lanes, make_run, save_run, train
 
 
 @pytest.fixture(autouse=True)
@@ -42,43 +42,51 @@ def test_a_lane_without_a_checkpoint_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_before_a_crash_is_found(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    folder = checkpoint.block_path(path, 0)
+    """A process that was killed before its files became a checkpoint leaves them beside it."""
+    block = train(make_lanes())
+    path = save_run(tmp_path / "run", block)
     expected = load_agent(path).act(random_obs(2))
-    folder.rename(folder.with_name(folder.name + ".old"))
+    block.learner.update_()
+    folder = checkpoint.block_path(path, 0)
+    checkpoints = checkpoint.BlockCheckpoints(folder)
+    checkpoints.load()
+    checkpoints.save(block.state_dict(), {}, block.replay)
+    assert not torch.equal(load_agent(path).act(random_obs(2)), expected)
+    (folder / "checkpoint-2.json").unlink()
+    (folder / ".checkpoint-2.json.7.tmp").write_text("{")
     assert torch.equal(load_agent(path).act(random_obs(2)), expected)
 
 
-@pytest.mark.parametrize("damage", ["cut", "no state", "other format", "no updates"])
+@pytest.mark.parametrize("damage", ["cut", "no tensors", "no JSON", "other format", "no updates"])
 def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path: Path, damage: str) -> None:
     path = make_run(tmp_path / "run", num_steps=0)
     folder = checkpoint.block_path(path, 0)
-    tensors, state = folder / "tensors.safetensors", folder / "state.json"
+    tensors, index = folder / "tensors-1.safetensors", folder / "checkpoint-1.json"
     if damage == "cut":
         tensors.write_bytes(tensors.read_bytes()[:-100])
-    elif damage == "no state":
-        state.unlink()
+    elif damage == "no tensors":
+        tensors.unlink()
+    elif damage == "no JSON":
+        index.write_text(index.read_text()[:-9])
     elif damage == "other format":
-        state.write_text(json.dumps({"format": 0}))
+        index.write_text(json.dumps({"format": 0}))
     else:
-        held = load_file(tensors)
-        del held["learner/num_updates"]
-        save_file(held, tensors)
+        change_checkpoint(path, lambda tensors: tensors.pop("learner/num_updates"))
     with pytest.raises(ValueError, match=r"checkpoint .* cannot be read") as caught:
         load_agent(path)
     assert "\n" not in str(caught.value)
 
 
 def change_tensors(path: Path, **changes: Tensor | None) -> None:
-    file = checkpoint.block_path(path, 0) / "tensors.safetensors"
-    held = load_file(file)
-    for name, tensor in changes.items():
-        key = f"learner/actor.{name}"
-        if tensor is None:
-            del held[key]
-        else:
-            held[key] = tensor
-    save_file(held, file)
+    def change(held: dict[str, Tensor]) -> None:
+        for name, tensor in changes.items():
+            key = f"learner/actor.{name}"
+            if tensor is None:
+                del held[key]
+            else:
+                held[key] = tensor
+
+    change_checkpoint(path, change)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +108,12 @@ def test_tensors_that_do_not_fit_the_settings_are_named(
 
 def test_missing_statistics_are_said(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", num_steps=0, normalize_observations=True)
-    file = checkpoint.block_path(path, 0) / "tensors.safetensors"
-    held = load_file(file)
-    save_file({k: v for k, v in held.items() if "observed" not in k}, file)
+
+    def forget(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if "observed" in name]:
+            del tensors[name]
+
+    change_checkpoint(path, forget)
     with pytest.raises(ValueError, match="lacks features that its settings need"):
         load_agent(path)
 

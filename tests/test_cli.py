@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastanf import __main__ as commands
-from fastanf import cli, kernels, memory
+from fastanf import cli, disk, kernels, memory
 from fastanf.cli import Study, parse_command_line
 from fastanf.config import OPTIONS, RUN_OPTIONS
 from fastanf.presets import PRESETS
@@ -20,8 +20,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every command runs in an empty folder of its own, on a machine with a TiB of memory."""
+    """Every command runs in an empty folder of its own, on a machine with a TiB of memory and
+    1,000 TiB of disk.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(disk, "free_disk_bytes", lambda path: 10**15)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)
     # Layouts are those of a machine with compiled kernels; --impl may change the choice.
     monkeypatch.setattr(kernels, "NATIVE", ctypes.CDLL(None))
@@ -322,7 +325,7 @@ def test_wandb_is_asked_for_where_it_is_missing(
 def test_a_plan_that_does_not_fit_is_shown_before_it_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda device: 50 * 2**20)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 250 * 2**20)
     with pytest.raises(SystemExit) as caught:
         parse("--plan")
     out, err = capsys.readouterr()
@@ -330,6 +333,34 @@ def test_a_plan_that_does_not_fit_is_shown_before_it_is_refused(
     assert out.startswith("plan: 1 lane")
     assert "--replay_capacity" in err
     assert err.count("\n") == 1
+
+
+def test_a_disk_that_is_too_small_is_told_before_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    assert "disk: " in parse("").plan.text()
+    monkeypatch.setattr(disk, "free_disk_bytes", lambda path: 100 * 2**20)
+    with pytest.raises(SystemExit) as caught:
+        parse("--plan --run_dir deep/new")
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert "100.0 MiB free in ./" in out
+    assert err.startswith("fastanf: error: replay_capacity 1000000 needs more disk")
+    assert err.count("\n") == 1
+    allowed = err.split("--replay_capacity ")[1].split()[0]
+    assert parse(f"--replay_capacity {allowed}").plan.disk is not None
+    monkeypatch.setattr(disk, "free_disk_bytes", lambda path: 2**20)
+    assert "even the smallest replay needs more disk" in error_of("", capsys)
+    assert list(folder.iterdir()) == []
+
+
+def test_checkpoints_are_any_time_apart_that_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ("-1", "0", "nan", "inf", "1e300", "soon"):
+        message = error_of(f"--checkpoint_minutes {value}", capsys)
+        assert "--checkpoint_minutes must be a number in (0, 1000000], got" in message
+        assert value.replace("e", "e+") in message or value in message
+    for value in (1e-6, 0.5, 1e6):
+        assert parse(f"--checkpoint_minutes {value}").run.checkpoint_minutes == value
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,26 @@ def test_what_lanes_of_a_block_share() -> None:
         {"layout": "masked"},
     ):
         assert block_key(TrainConfig.of(**values)) != key
+
+
+def test_a_setting_may_be_named_by_an_alias_but_not_twice() -> None:
+    assert TrainConfig.of(lr=0.5).get("learning_rate") == 0.5 == TrainConfig.of(lr=0.5).get("lr")
+    with pytest.raises(ValueError, match="learning_rate is given twice, also as lr"):
+        from_flat({"learning_rate": 0.5, "lr": 0.25})
+
+
+def test_settings_fit_into_the_numbers_of_a_device() -> None:
+    """float32 holds 3.4e38, int64 9.2e18; what counts the updates of a run is a product."""
+    for name, value in {"learning_rate": 1e39, "temperature": 1e308, "noise_std": 1e31}.items():
+        with pytest.raises(ValueError, match=rf"^{name} must be a number in .*1e\+30\]"):
+            TrainConfig.of(**{name: value})
+    longest = TrainConfig.of(max_timesteps=10**12, updates_per_step=10**6)
+    assert longest.num_updates < 2**63
+    with pytest.raises(ValueError, match="max_timesteps must be an integer of at least 1 and at"):
+        TrainConfig.of(max_timesteps=10**12 + 1)
+
+
+def test_names_hold_nothing_that_does_not_print() -> None:
+    for value in ("a\nb", "a\0", "\x1b[2J", "\udc80", "\u202e"):
+        with pytest.raises(ValueError, match="variant must be a name of characters that print"):
+            TrainConfig.of(variant=value)

@@ -14,12 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastanf import checkpoint, kernels
+from fastanf import kernels
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
 from fastanf.kernels.layer_input import LayerInput
 from fastanf.sparse.layers import CsrLinear, StackedLinear
-from tests.helpers import lane_state, make_block, make_lane, to_float64_, unequal_names
+from tests.helpers import (
+    copy_block,
+    lane_state,
+    make_block,
+    make_lane,
+    saved,
+    to_float64_,
+    unequal_names,
+)
 
 # The papers' settings are followed for long, others over a few changes of the connections.
 NUM_UPDATES = {"ANF": 200, "TowS": 200}
@@ -348,15 +356,6 @@ def test_the_number_of_threads_changes_no_bit(
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
-def restored(path: Path, lanes: list[TrainConfig]) -> TrainingBlock:
-    """A new block that took over the checkpoint."""
-    loaded = checkpoint.load(path)
-    assert loaded is not None
-    block = make_block(lanes)
-    block.load_state_dict_(*loaded)
-    return block
-
-
 @pytest.mark.parametrize("is_ragged", [False, True], ids=["even", "ragged"])
 @pytest.mark.parametrize("layouts", [("csr", "csr"), ("csr", "masked"), ("masked", "csr")])
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
@@ -368,9 +367,7 @@ def test_a_checkpoint_goes_on_in_any_layout(
         for layout in layouts
     )
     block = trained(first, 14)  # connections changed in updates 2 and 12
-    path = tmp_path / "block0"
-    checkpoint.save(path, *block.state_dict())
-    resumed = restored(path, second)
+    resumed = copy_block(block, tmp_path, second)
     assert bool(csr_layers(resumed)) == (layouts[1] == "csr")
     assert unequal_names(resumed.learner.state_dict(), block.learner.state_dict()) == []
     before = connections(block)
@@ -383,9 +380,8 @@ def test_a_checkpoint_goes_on_in_any_layout(
 
 
 def test_a_checkpoint_of_another_number_of_connections_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "block0"
-    checkpoint.save(path, *trained(lanes_of("SAC", "ANF", "csr"), 3).state_dict())
-    other = lanes_of("SAC", "ANF", "csr", input_layer_sparsity=0.7)
+    checkpoint = saved(trained(lanes_of("SAC", "ANF", "csr"), 3), tmp_path)
+    other = make_block(lanes_of("SAC", "ANF", "csr", input_layer_sparsity=0.7))
     with pytest.raises(ValueError) as caught:
-        restored(path, other)
+        other.restore_(checkpoint)
     assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastanf.evaluate import evaluate
 from fastanf.kernels.layer_input import LayerInput
 from tests import fake_env
 from tests.fake_env import SPEC, RowsEnv, WholeEnv, episode_length
+from tests.helpers import all_state, copy_block, unequal_names
 
 SEEDS = (3, 4)
 
@@ -115,11 +117,29 @@ def test_a_round_is_repeated_by_its_number() -> None:
 
 def test_evaluation_changes_nothing_that_trains() -> None:
     block = make_block(3, noise_fraction=0.7)
-    before = {name: tensor.clone() for name, tensor in block.state_dict()[0].items()}
+    for _ in range(4):
+        block.collector.random_step_()
     block.evaluate()
-    after = block.state_dict()[0]
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before = all_state(block)
+    block.evaluate()
+    changed = unequal_names(before, all_state(block))
+    of_evaluations = {name for name in before if name.startswith("eval_env/")}
+    assert of_evaluations and set(changed) == of_evaluations - {"eval_env/time"} | {
+        "block/num_evaluations"
+    }
+
+
+@pytest.mark.parametrize("env", [fake_env.ROWS_ENV_ID, fake_env.WHOLE_ENV_ID])
+@pytest.mark.parametrize("num_before", [0, 1, 3])
+def test_evaluations_go_on_from_a_checkpoint(tmp_path: Path, env: str, num_before: int) -> None:
+    """Other episodes than before, other noise, and the same as without the checkpoint."""
+    block = make_block(3, env, noise_fraction=0.7)
+    for _ in range(num_before):
+        block.evaluate()
+    copy = copy_block(block, tmp_path)
+    for _ in range(2):
+        assert np.array_equal(block.evaluate(), copy.evaluate())
+    assert not unequal_names(all_state(block), all_state(copy))
 
 
 @pytest.mark.parametrize("env", [fake_env.ROWS_ENV_ID, fake_env.WHOLE_ENV_ID])

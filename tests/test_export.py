@@ -252,7 +252,7 @@ def test_a_torch_program_needs_nothing_of_this_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [1 + 20 * TOLERANCE, np.nan])
-def test_a_file_that_acts_otherwise_is_removed_and_the_one_before_stays(
+def test_a_file_that_acts_otherwise_is_not_written_and_the_one_before_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     agent = make_agent(tmp_path)
@@ -261,11 +261,13 @@ def test_a_file_that_acts_otherwise_is_removed_and_the_one_before_stays(
     path.parent.mkdir()
     path.write_bytes(b"the one before")
     wrong = dataclasses.replace(policy, action_scale=policy.action_scale * np.float32(factor))
-    with pytest.raises(ValueError, match=r"--format onnx: .* differ .* it was removed"):
+    with pytest.raises(ValueError, match=r"--format onnx: .* differ .* it is not written"):
         write_checked(agent, wrong, "onnx", path)
     assert [file.read_bytes() for file in path.parent.iterdir()] == [b"the one before"]
     with monkeypatch.context() as patch:
-        too_few = dataclasses.replace(FORMATS["onnx"], read=lambda path: lambda x: np.zeros((1, 2)))
+        too_few = dataclasses.replace(
+            FORMATS["onnx"], read=lambda content: lambda x: np.zeros((1, 2))
+        )
         patch.setitem(formats.FORMATS, "onnx", too_few)
         with pytest.raises(ValueError, match=r"actions \[1, 2\] where the agent gives \[7, 2\]"):
             write_checked(agent, policy, "onnx", path)
@@ -289,7 +291,7 @@ def test_more_is_allowed_where_the_agent_itself_rounds_more(
         def act(features: np.ndarray) -> np.ndarray:
             return agent.act_on_features(features) + np.float32(1.5 * TOLERANCE) * span
 
-        return dataclasses.replace(FORMATS["onnx"], read=lambda path: act)
+        return dataclasses.replace(FORMATS["onnx"], read=lambda content: act)
 
     monkeypatch.setitem(formats.FORMATS, "onnx", a_little_off(coarse))
     exported = write_checked(coarse, policy_of(coarse), "onnx", tmp_path / "a.onnx")

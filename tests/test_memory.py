@@ -1,23 +1,31 @@
 """The memory that a block needs, and what is free."""
 
-from pathlib import Path
+import dataclasses
 from typing import Any
 
 import pytest
 from torch import Tensor
 
 from fastanf import kernels, memory
+from fastanf.checkpoint import SPAN_BYTES
 from fastanf.grouping import block_of, make_blocks
 from fastanf.memory import block_memory
 from fastanf.presets import expand
 from fastanf.replay import replay_bytes
 from fastanf.sparse.layers import CsrLinear, StackedLinear
+from fastanf.state_bytes import spread_bytes, state_bytes
 from tests.helpers import make_block, make_lane
 
 
 def test_memory_grows_with_lanes_and_replay() -> None:
     one, four = (make_blocks(expand(["ANF-SAC"], num_seeds=n).lanes)[0] for n in (1, 4))
-    assert block_memory(four).total == 4 * block_memory(one).total
+    for name in ("replay", "weights", "moments", "work", "building"):
+        assert getattr(block_memory(four), name) == 4 * getattr(block_memory(one), name)
+    rows = 1 + one.config.schedule.eval_episodes
+    assert block_memory(four).host - block_memory(one).host == 3 * rows * memory._ROW_BYTES
+    assert block_memory(four).addresses - block_memory(one).addresses == 3 * rows * (
+        memory._ROW_ADDRESSES - memory._ROW_BYTES
+    )
     assert block_memory(one).replay == replay_bytes(1_000_000, 17, 6, 1)
     assert block_memory(one, 1000).replay == replay_bytes(1000, 17, 6, 1)
     assert block_memory(one, 1000).weights == block_memory(one).weights
@@ -119,22 +127,73 @@ def test_a_dense_layer_has_no_mask() -> None:
     assert memory._stored_layers(masked)[0][0].connection_bytes == 17 * 256
 
 
-def test_memory_limits_of_all_control_groups_above_count(tmp_path: Path) -> None:
-    def group(path: str, limit: str, used: int, cache: int = 0) -> None:
-        folder = tmp_path / path
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\n")
-
-    group("outer", "1000", 400, cache=100)
-    group("outer/inner", "max", 300)
-    free = memory._control_group_free(tmp_path, "/outer/inner")
-    assert free == [700]
-    group("outer/inner", "500", 300)
-    assert sorted(memory._control_group_free(tmp_path, "/outer/inner")) == [200, 700]
-    assert memory._control_group_free(tmp_path, "/elsewhere") == []
+def test_what_comes_and_goes_counts_at_its_greatest() -> None:
+    """On the host a checkpoint is read, too; what the first layers left is in pieces."""
+    (block,) = make_blocks(expand(["ANF-SAC"], overrides={"noise_fraction": 0.95}).lanes)
+    near = block_memory(block, 1000)
+    standing = near.replay + near.weights + near.moments
+    assert near.is_on_host
+    assert near.reading > near.recording > near.work
+    assert near.total == standing + near.building + near.reading + near.host
+    assert near.passing == near.total - standing - near.work - near.host
+    far = dataclasses.replace(near, is_on_host=False)
+    assert far.total == standing + far.building + far.recording
+    assert far.host_total == far.host + max(far.reading, SPAN_BYTES)
 
 
-def test_memory_of_this_machine_is_positive() -> None:
-    assert memory.available_bytes("cpu") > 0
+def test_checkpoints_write_out_what_csr_layers_leave_out() -> None:
+    values = {"noise_fraction": 0.95, "input_layer_sparsity": 0.98}
+    csr, masked = (
+        block_of(expand(["ANF-SAC"], overrides={**values, "layout": layout}).lanes)
+        for layout in ("csr", "masked")
+    )
+    assert block_memory(csr, 1000).weights < block_memory(masked, 1000).weights / 2
+    assert spread_bytes(masked) == 0
+    # Weights, two moments and a mask of 17 / 0.05 = 340 features; targets of the critics' alone.
+    assert spread_bytes(csr) == 256 * (340 * (3 * 4 + 1) + 2 * 346 * (4 * 4 + 1))
+    assert block_memory(csr, 1000).recording >= spread_bytes(csr)
+    assert block_memory(csr, 1000).reading == 2 * state_bytes(csr) + spread_bytes(csr)
+
+
+STATES: list[dict[str, Any]] = [
+    {},
+    {"layout": "csr"},
+    {"policy": "TowS-TD3", "activation": "srelu", "activation_per_neuron": True},
+    {"policy": "SAC", "optimizer": "SGD", "normalize_observations": True, "layer_norm": True},
+    {"policy": "ANF-TD3", "topology": "rigl", "input_gate": True, "permute_period": 100},
+]
+
+
+@pytest.mark.parametrize("settings", STATES, ids=lambda settings: "-".join(settings) or "default")
+def test_no_checkpoint_is_larger_than_it_is_counted_for(settings: dict[str, Any]) -> None:
+    own = {"policy": "ANF-SAC", "env": "Humanoid-v0", "hidden": (128, 96), "eval_freq": 200}
+    own |= settings
+    policy = own.pop("policy")
+    lanes = [make_lane(policy, seed, **own) for seed in (0, 1)]
+    block = make_block(lanes, 30)
+    for _ in range(5):
+        block.learner.update_()
+    for is_finished in (False, True):
+        state = block.state_dict(is_finished)
+        held = sum(tensor.nbytes for tensor in state.values())
+        counted = state_bytes(block_of(lanes), is_finished)
+        # The rest are orders and episodes that are still to come, and room for names.
+        orders = 2 * 8 * (block.features.num_features + 1) * 9 * bool(own.get("permute_period"))
+        episodes = 2 * (1 + 1) * (9 * 17 * 4 + 8 * 40)
+        assert held <= counted <= held + orders + episodes + 72 * 1024
+
+
+def test_the_host_is_asked_for_a_device_that_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "host_free_bytes", lambda: 700)
+    monkeypatch.setattr(memory, "address_space_free", lambda: 900)
+    assert memory.available_bytes("cpu") == 700
+    assert (memory.host_beside("cpu"), memory.addresses_left("cpu")) == (None, 900)
+    assert (memory.host_beside("cuda:1"), memory.addresses_left("cuda:1")) == (700, None)
+
+
+def test_a_capacity_that_fits_is_one_that_is_allowed() -> None:
+    """Two digits of it, but not less than a minibatch; the greatest was seen not to fit."""
+    blocks = make_blocks(expand(["SAC"], overrides={"batch_size": 105}).lanes)
+    found = [memory.largest_capacity(blocks, lambda n, most=most: n <= most) for most in
+             (104, 105, 109, 1234, 99_999)]  # fmt: skip
+    assert found == [0, 105, 105, 1200, 99_000]

@@ -9,7 +9,14 @@ import pytest
 
 from fastanf import mirrors
 from fastanf.records import RunFolder
-from fastanf.rows import ProfileRow, TopologyRow, TrainingRow, read_evaluations, read_profile
+from fastanf.rows import (
+    ProfileRow,
+    QuarantineRow,
+    TopologyRow,
+    TrainingRow,
+    read_evaluations,
+    read_profile,
+)
 from tests.record_samples import make_run, names_in, sample_evaluation
 
 
@@ -20,6 +27,7 @@ def test_tensorboard_has_one_folder_a_lane_with_its_scalars(tmp_path: Path) -> N
         run.append_evaluation([sample_evaluation(0, 5000, 7.0), sample_evaluation(1, 5000, 8.0)])
         run.append_training([TrainingRow(0, 100, 100, critic_loss=0.5)])
         run.append_topology([TopologyRow(0, 100, 100, "actor", 0, 5, 0.2, 1, 4, 0.2)])
+        run.append_quarantine([QuarantineRow(0, 640, 640, "return is inf in an evaluation")])
     folders = names_in(run.path / "tb")
     assert folders == ["lane00_ANF-SAC_seed3", "lane01_SAC_a=1-b=2_seed4"]
     events = EventAccumulator(str(run.path / "tb" / folders[0]))
@@ -27,6 +35,7 @@ def test_tensorboard_has_one_folder_a_lane_with_its_scalars(tmp_path: Path) -> N
     assert [(e.step, e.value) for e in events.Scalars("eval/return_mean")] == [(5000, 7.0)]
     assert [e.value for e in events.Scalars("train/critic_loss")] == [0.5]
     assert [e.value for e in events.Scalars("topology/actor_0/active")] == [5.0]
+    assert [(e.step, e.value) for e in events.Scalars("eval/stopped")] == [(640, 640.0)]
     assert "train/temperature" not in events.Tags()["scalars"]
 
 

@@ -5,22 +5,22 @@ Axes: L lanes, E environments per lane.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
 
 import envs
-from fastanf import checkpoint, runner
+from fastanf import runner
 from fastanf.__main__ import main
 from fastanf.block import TrainingBlock, compile_aloud
 from fastanf.cli import parse_command_line
-from fastanf.collect import train_step_
+from fastanf.collect import Collector, train_step_
 from fastanf.config import TrainConfig
 from fastanf.simulator import DeviceSimulator
-from fastanf.stopping import StopSignals
-from tests.helpers import unequal_names
+from tests.helpers import all_state, copy_block, unequal_names
+from tests.interruptions import at_call, records, send
+from tests.tiny_runs import newest
 
 pytest.importorskip("jax", reason="needs the extra fastanf[mjx]")
 
@@ -118,47 +118,46 @@ def test_updates_while_it_steps_are_those_after_it(monkeypatch: pytest.MonkeyPat
         strict.collector.step_(8 * step)
         for _ in range(2):
             strict.learner.update_()
-    states = [block.state_dict()[0] for block in blocks]
     assert any(answers) and not all(answers)
-    assert not unequal_names(*states)
+    assert not unequal_names(*map(all_state, blocks))
     assert (overlapping.evaluate() == strict.evaluate()).all()
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with (path / "eval.csv").open(newline="") as file:
-        return [
-            {name: value for name, value in row.items() if name != "wall_s"}
-            for row in csv.DictReader(file)
-        ]
+def test_a_copy_that_went_through_a_checkpoint_goes_on_alike(tmp_path: Path) -> None:
+    """Evaluations before it included, and episodes of every length."""
+    block = make_block((3, 4), batch_size=8, envs_per_lane=5)  # a part of rows is not full
+    for _ in range(30):
+        block.collector.random_step_()
+    block.evaluate()
+    copy = copy_block(block, tmp_path)
+    assert not unequal_names(all_state(block), all_state(copy))
+    for each in (block, copy):
+        for step in range(1, 31):
+            train_step_(each.collector, each.learner, 5 * step, 1)
+    assert (block.evaluate() == copy.evaluate()).all()
+    assert not unequal_names(all_state(block), all_state(copy))
+    assert sum(map(len, copy.collector.take_finished())) > 5
 
 
-@pytest.mark.parametrize("num_steps", [5, 27, 49])
+@pytest.mark.parametrize(
+    ("owner", "name", "number"),
+    [(Collector, "random_step_", 5), (Collector, "begin_", 17), (Collector, "begin_", 39)],
+)
 def test_a_resumed_run_is_the_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_steps: int
+    tmp_path: Path, owner: type, name: str, number: int
 ) -> None:
     """The simulators' state, the running episodes and their returns included; 10 random steps."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*COMMAND, "--run_dir", str(whole)]) == 0
-    calls = 0
-
-    def stop_at_one(signals: StopSignals) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == num_steps:
-            raise runner.Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StopSignals, "check", stop_at_one)
+    with at_call(owner, name, number, send):
         assert main([*COMMAND, "--run_dir", str(broken)]) == runner.EXIT_INTERRUPTED
-    saved = checkpoint.load(broken / "checkpoints" / "block0")
-    assert saved is not None and "env/qpos" in saved[0]
+    assert "env/qpos" in newest(broken).tensors(1 << 30)
     assert main(["resume", str(broken)]) == 0
-    assert rows_of(broken) == rows_of(whole) and len(rows_of(whole)) == 2 * 4
-    for name in ("env/qpos", "env/warmstart", "eval_env/episode", "learner/actor.0.weight.value"):
-        tensors = [checkpoint.load(run / "checkpoints" / "block0") for run in (whole, broken)]
-        assert tensors[0] is not None and tensors[1] is not None
-        if name in tensors[0][0]:
-            assert torch.equal(tensors[0][0][name], tensors[1][0][name]), name
+    found, expected = records(broken), records(whole)
+    assert found == expected and len(expected["eval.csv"]) == 2 * 4
+    ends = [newest(run).tensors(1 << 30) for run in (whole, broken)]
+    weights = [name for name in ends[0] if name.startswith("learner/actor")]
+    assert weights and all(torch.equal(ends[0][name], ends[1][name]) for name in weights)
 
 
 def test_compiling_is_announced_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +185,8 @@ def test_the_plan_names_memory_and_regime(capsys: pytest.CaptureFixture[str]) ->
         (["--backend", "mjx", "--mjx_impl", "warp"], "mjx_impl warp needs an NVIDIA GPU"),
         (["--mjx_impl", "warp"], "mjx_impl warp needs backend mjx, got envpool"),
         (["--backend", "mjx", "--env", "Swimmer-v4"], "unknown to backend 'mjx'"),
-        (["--backend", "mjx", "--env", "Humanoid-v3", "--envs_per_lane", "200000000",
-          "--start_timesteps", "200000000", "--replay_capacity", "400000000"],
+        (["--backend", "mjx", "--env", "Humanoid-v3", "--envs_per_lane", "1000000",
+          "--start_timesteps", "1000000", "--replay_capacity", "400000000"],
          "needs more memory than"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ noise and changes of places included.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from fastanf.collect import train_step_
 from fastanf.features import NoisyFeatures
 from fastanf.observation_statistics import CLIP, EPS, ObservationStatistics
 from fastanf.rng import LaneRng, Stream
-from tests.helpers import make_block, make_lane
+from tests.helpers import make_block, make_lane, saved
 
 L, D, F = 3, 3, 8
 SEEDS = [5, 0, 11]
@@ -173,17 +174,17 @@ def test_statistics_belong_to_places_and_not_to_features() -> None:
     assert torch.equal(found, statistics.normalised(x))
 
 
-def test_statistics_survive_a_checkpoint_at_their_addresses() -> None:
-    saved, loaded = block_of(40, permute_period=3), block_of(7, permute_period=3)
+def test_statistics_survive_a_checkpoint_at_their_addresses(tmp_path: Path) -> None:
+    block, loaded = block_of(40, permute_period=3), block_of(7, permute_period=3)
     for step in range(1, 15):
-        saved.collector.step_(step)
+        block.collector.step_(step)
     statistics = statistics_of(loaded)
     held = [x for x in vars(statistics).values() if isinstance(x, Tensor)]
     before = [x.data_ptr() for x in held]
-    loaded.load_state_dict_(*saved.state_dict())
+    assert loaded.restore_(saved(block, tmp_path))
     after = [x for x in vars(statistics).values() if isinstance(x, Tensor)]
     assert [x.data_ptr() for x in after] == before
-    for name, tensor in vars(statistics_of(saved)).items():
+    for name, tensor in vars(statistics_of(block)).items():
         assert torch.equal(getattr(statistics, name), tensor), name
     fresh = block_of(0)
     loaded.features.load_state_dict_(fresh.features.state_dict())

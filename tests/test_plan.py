@@ -29,7 +29,7 @@ def test_the_largest_block_decides() -> None:
 
 def test_too_little_memory_names_a_replay_that_fits() -> None:
     blocks = make_blocks(expand(["ANF-SAC"], num_seeds=4).lanes)
-    available = 200 * MIB
+    available = 400 * MIB
     with pytest.raises(ValueError) as caught:
         Plan(blocks, "cpu", available).check_memory()
     message = str(caught.value)
@@ -49,6 +49,32 @@ def test_a_block_that_stands_in_a_folder_is_told_apart_where_it_does_not_fit() -
     blocks = make_blocks(expand(["ANF-SAC"], num_seeds=4).lanes)
     with pytest.raises(ValueError, match=r"with 4 lanes in block 1 .*another machine"):
         Plan(blocks, "cpu", 200 * MIB, num_fixed=1).check_memory()
+
+
+def test_a_limit_of_addresses_is_held_against_what_is_reserved_too() -> None:
+    blocks = make_blocks(expand(["ANF-SAC"]).lanes)
+    needed = block_memory(blocks[0])
+    Plan(blocks, "cpu", FREE, address_space=needed.total + needed.addresses).check_memory()
+    limited = make_plan(blocks, "cpu", FREE, address_space=20 * MIB)
+    assert "free on cpu, 20.0 MiB left to reserve (ulimit)" in limited.text()
+    tight = Plan(blocks, "cpu", FREE, address_space=needed.addresses + needed.total - 20 * MIB)
+    with pytest.raises(ValueError, match=r"free within ulimit .*; allowed is --replay_capacity"):
+        tight.check_memory()
+    with pytest.raises(ValueError, match=r"the 0\.0 MiB free within ulimit .*--hidden"):
+        Plan(blocks, "cpu", FREE, address_space=MIB).check_memory()
+
+
+def test_a_gpu_wants_memory_of_the_host_too() -> None:
+    lanes = expand(["SAC"], overrides={"envs_per_lane": 64}).lanes
+    blocks = make_blocks(lanes, "cuda")
+    needed = block_memory(blocks[0]).host_total
+    enough = make_plan(blocks, "cuda", FREE, host_available=needed)
+    enough.check()
+    host = f"{needed / MIB:,.1f} MiB"
+    assert f"free on cuda; {host} of the host's, {host} free" in enough.text()
+    assert "simulators and libraries on the host" in enough.text()
+    with pytest.raises(ValueError, match=r"memory of the host than the .*--envs_per_lane"):
+        make_plan(blocks, "cuda", FREE, host_available=needed - 1).check()
 
 
 def test_devices_that_are_not_there_are_refused() -> None:
@@ -71,7 +97,7 @@ def test_the_text_groups_like_lanes() -> None:
     assert "170 features (17 real, 153 noise)" in text
     assert "variants: drop_fraction=0.1; drop_fraction=0.2" in text
     assert lines[-1] == "note: a note"
-    assert len(lines) < 30
+    assert len(lines) < 34
 
 
 def test_the_text_says_why_sparse_layers_are_stored_as_they_are() -> None:

@@ -144,6 +144,83 @@ def test_stopped_lane_is_named_with_its_cause() -> None:
     assert progress.steps == [200, 123, 200, 200]
 
 
+def test_block_whose_lanes_have_all_stopped_has_no_time_left() -> None:
+    progress, clock = plain_progress()
+    with progress:
+        progress.update([0, 1], 0, 1.0)
+        clock.now += 100
+        progress.update([0, 1], 100, 1.0)
+        progress.stopped(0, "critic loss is nan")
+        assert progress.seconds_left() == (900.0, 900.0 + 2 * 500.0)
+        clock.now += 100
+        progress.update([0, 1], 200, 1.0)
+        progress.stopped(1, "return is inf")
+        assert progress.seconds_left() == (0.0, 2 * 500.0)
+        progress.update([2, 3], 0, 1.0)
+        assert progress.steps == [100, 200, 0, 0]
+        clock.now += HEARTBEAT_S
+        progress.update([2, 3], 30, 1.0)
+    assert lines(progress) == [
+        "training lanes 0-1 (2 of 4)",
+        "step 100/1,000  2 lanes  1.0 steps/s  31 min 40 s left",
+        "lane 0 (ANF-SAC seed 0) stopped at step 100: critic loss is nan",
+        "step 200/1,000  1 lane  1.0 steps/s  30 min 00 s left",
+        "lane 1 (ANF-SAC seed 1) stopped at step 200: return is inf",
+        "training lanes 2-3 (2 of 4)",
+        "step 30/1,000  2 lanes  1.0 steps/s  16 min 10 s left",
+    ]
+
+
+def test_stop_is_no_sign_of_life() -> None:
+    progress, clock = plain_progress()
+    with progress:
+        progress.update(range(4), 1, 1.0)
+        progress.stopped(1, "critic loss is nan")
+        clock.now += HEARTBEAT_S - 1
+        progress.update(range(4), 2, 1.0)
+        assert len(lines(progress)) == 1
+
+
+def test_evaluation_waits_for_no_stopped_lane() -> None:
+    progress, _ = plain_progress()
+    with progress:
+        progress.update(range(4), 500, 50.0)
+        progress.stopped(1, "return is inf")
+        progress.evaluated(0, 500, 200.0, 5.0)
+        assert "ANF-SAC  1 lane  return 200" in lines(progress)[-1]
+
+
+def test_resumed_run_knows_its_stopped_lanes_without_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    progress, _ = plain_progress()
+    progress.restore(1, 500, 7.0)
+    progress.restore_stopped(1, 640, "critic loss is nan")
+    with progress:
+        progress.update(range(4), 700, 1.0)
+    assert lines(progress) == [] and progress.steps == [700, 640, 700, 700]
+    monkeypatch.setenv("COLUMNS", "100")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(progress.render())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue().splitlines()
+    assert " ".join(text[2].split()) == "1 ANF-SAC seed 1 640 1,000 7.0 stopped"
+    # 3 x 700 + 640 of 3 x 1,000 + 640 steps
+    assert text[5].split()[0] == "75%"
+
+
+def test_stop_leaves_a_line_above_the_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    progress = Progress(["SAC seed 0 hidden=[8]"], 1000, plain=False, stream=Terminal())
+    with progress:
+        progress.update([0], 10, 1.0)
+        progress.stopped(0, "critic loss is nan")
+    assert isinstance(progress.stream, Terminal)
+    stopped = "lane 0 (SAC seed 0 hidden=[8]) stopped at step 10: critic loss is nan"
+    assert stopped in progress.stream.getvalue()
+
+
 def test_closed_output_does_not_end_the_training() -> None:
     progress, _ = plain_progress()
     progress.stream.close()
@@ -184,6 +261,22 @@ def test_table_has_one_line_a_lane_where_they_fit(monkeypatch: pytest.MonkeyPatc
     assert text[1].split()[-1] == "waiting"
     assert " ".join(text[3].split()) == "2 ANF-SAC seed 2 250 1,000 1,234 50.0 15 s"
     assert text[5].strip() == "12% of all steps, 35 s left"
+
+
+def test_summary_of_a_group_leaves_out_its_stopped_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "8")
+    monkeypatch.setenv("COLUMNS", "100")
+    progress = Progress([f"SAC seed {k}" for k in range(9)], 1000, plain=False, stream=Terminal())
+    progress.update(range(9), 250, 50.0)
+    for lane in range(9):
+        progress.evaluated(lane, 250, 100.0 * lane, 5.0)
+    progress.stopped(0, "critic loss is nan")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(progress.render())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue().splitlines()
+    assert any("SAC, mean of 8, 1 stopped" in line and "450" in line for line in text)
+    assert text[1].split()[0] == "1"  # lanes at work come before a stopped one
 
 
 def test_table_of_many_lanes_fits_and_ends_with_a_line_a_group(

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastanf import recording
+from fastanf import lane_records, recording
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
+from fastanf.feature_records import feature_rows
+from fastanf.grouping import make_blocks
 from fastanf.presets import expand, lane_config
 from fastanf.records import RunFolder
-from fastanf.rows import read_lanes
+from fastanf.rows import QuarantineRow, read_lanes
 from fastanf.settings import RunConfig
 from fastanf.sparse.layers import CsrLinear, MaskedLinear
 from tests import fake_env
@@ -52,17 +54,17 @@ def trained_block(base: str = "SAC", num_steps: int = 12, layout: str = "masked"
 
 
 def test_lane_rows_give_the_configurations_back(tmp_path: Path) -> None:
-    policies = ["SAC", "ANF-SAC", "TowS-TD3", "DS-SAC"]
-    vary = {"hidden": [(8,), (5, 3)], "drop_fraction": [0.1, 0.2]}
+    policies = ["SAC", "ANF-SAC", "Static-TD3", "DS-SAC"]
+    vary = {"hidden": [(64,), (32, 16)], "drop_fraction": [0.1, 0.2]}
     lanes = list(expand(policies, vary, num_seeds=2).lanes)
     lanes.append(TrainConfig.of(activation="srelu", activation_args=(0.4, 0.2, -0.4, 0.25)))
-    blocks = [lanes[:3], lanes[3:4], lanes[4:]]
+    blocks = [list(block.lanes) for block in make_blocks(lanes)]
     rows = recording.lane_rows(blocks)
     assert [row["lane"] for row in rows] == list(range(len(lanes)))
-    assert [row["block"] for row in rows[:5]] == [0, 0, 0, 1, 2]
-    assert recording.blocks_from_rows(rows) == blocks
+    assert [row["block"] for row in rows if row["lane"] < len(blocks[0]) + 1][-2:] == [0, 1]
+    assert lane_records.blocks_from_rows(rows) == blocks
     with RunFolder.create(tmp_path / "run", {}, rows) as folder:
-        assert recording.blocks_from_rows(read_lanes(folder.path)) == blocks
+        assert lane_records.blocks_from_rows(read_lanes(folder.path)) == blocks
 
 
 def test_the_manifest_gives_the_command_back() -> None:
@@ -160,3 +162,28 @@ def test_topology_rows_count_connections_of_sparse_lanes(
         assert total == int(features.sum())
         assert row.precision == pytest.approx(row.real_connections / total)
         assert (row.step, row.updates) == (12, 11)
+
+
+@pytest.mark.parametrize("layout", ["masked", "csr"])
+def test_a_stopped_lane_has_no_rows_and_the_others_have_theirs(layout: str) -> None:
+    block = trained_block(layout=layout)
+    finished = [list(returns) for returns in block.collector.finished]
+    returns = np.array([[1.0, 2.0, 6.0], [np.nan] * 3, [-1.0, 1.0, -3.0]])
+    topology = recording.topology_rows(block, LANES, 12, 12)
+    features = feature_rows(block, LANES, 12, 12)
+    found = block.learner.watch.check_returns(returns)
+    kept = [7, 9]
+    evaluations = recording.evaluation_rows(block, LANES, returns, 12, 12, 1.0)
+    assert [(row.lane, row.return_mean) for row in evaluations] == [(7, 3.0), (9, -1.0)]
+    training = recording.training_rows(block, LANES, 12, 12, pace=(50.0, 25.0))
+    assert [(row.lane, row.episodes) for row in training] == [
+        (7, len(finished[0])), (9, len(finished[2])),
+    ]  # fmt: skip
+    assert block.collector.finished == [[], [], []]
+    assert recording.topology_rows(block, LANES, 12, 12) == [r for r in topology if r.lane in kept]
+    assert feature_rows(block, LANES, 12, 12) == [r for r in features if r.lane in kept]
+    assert {row.lane for row in features} == set(LANES)
+    block.learner.watch.checkpoint_steps = [10, 5, 10]
+    (row,) = recording.quarantine_rows(block, LANES, found, 12, 11)
+    cause = "return is nan in all 3 episodes of an evaluation"
+    assert row == QuarantineRow(8, 12, 11, cause, 5)

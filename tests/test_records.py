@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -17,15 +18,17 @@ from fastanf import provenance, records
 from fastanf.records import RunFolder
 from fastanf.rows import (
     FeatureRow,
+    QuarantineRow,
     TopologyRow,
     TrainingRow,
     read_evaluations,
     read_features,
     read_lanes,
+    read_quarantine,
     read_topology,
     read_training,
 )
-from tests.record_samples import LANES, make_run, names_in, sample_evaluation
+from tests.record_samples import LANES, fail_after, make_run, names_in, sample_evaluation
 
 
 def test_eval_csv_has_exactly_the_documented_columns(tmp_path: Path) -> None:
@@ -42,7 +45,9 @@ def test_new_folder_holds_manifest_and_tables_only(tmp_path: Path) -> None:
         "eval.csv",
         "features.csv",
         "lanes.csv",
+        "lock",
         "manifest.json",
+        "quarantine.csv",
         "topology.csv",
         "train.csv",
     ]
@@ -68,10 +73,13 @@ def test_rows_read_back_equal(tmp_path: Path) -> None:
     training = [TrainingRow(0, 10, 10, critic_loss=1e-9, q_mean=math.inf)]
     topology = [TopologyRow(1, 10, 2, "critic2", 0, 8704, 0.2, 17, 153, 0.1)]
     features = [FeatureRow(1, 10, 2, "critic2", 2, 4, 0.5, 0.25, "3 0 1 2")]
+    stopped = [QuarantineRow(1, 10, 2, 'critic loss is nan, "really"', 5)]
     run.append_evaluation(evaluations)
     run.append_training(training)
     run.append_topology(topology)
     run.append_features(features)
+    run.append_quarantine(stopped)
+    assert read_quarantine(run.path) == stopped
     assert read_evaluations(run.path) == evaluations
     assert read_evaluations(run.path / "eval.csv") == evaluations
     assert read_topology(run.path) == topology
@@ -118,7 +126,7 @@ def test_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
 
 def test_folder_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"^run_dir .*writable folder$"):
+    with pytest.raises(ValueError, match=r"^run_dir .*writable folder with free space$"):
         RunFolder.create(tmp_path / "file" / "a" / "run", {}, LANES)
     assert names_in(tmp_path) == ["file"]
 
@@ -127,7 +135,7 @@ def test_failed_creation_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "replace", failing_replace)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(ValueError, match=r"^run_dir .* cannot be made \(disk full\)"):
         RunFolder.create(tmp_path / "runs" / "deep" / "run", {}, LANES)
     assert names_in(tmp_path) == []
 
@@ -154,8 +162,10 @@ def test_open_remakes_a_table_without_header(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run.path / "train.csv").write_text("lane,st")
     (run.path / "topology.csv").unlink()
+    (run.path / "quarantine.csv").unlink()  # as in runs older than this table
     run.close()
     RunFolder.open(run.path)
+    assert read_quarantine(run.path) == []
     assert read_training(run.path) == []
     assert read_topology(run.path) == []
 
@@ -196,7 +206,9 @@ def test_truncate_drops_rows_beyond_each_lane_s_checkpoint(tmp_path: Path) -> No
     )
     run.append_training([TrainingRow(0, step, step) for step in (8, 11)])
     run.append_topology([TopologyRow(0, 11, 11, "actor", 0, 5)])
+    run.append_quarantine([QuarantineRow(lane, 8, 8, "x") for lane in (0, 1, 2)])
     run.truncate_after({0: 10, 1: 5})
+    assert [row.lane for row in read_quarantine(run.path)] == [0, 2]
     kept = [(row.lane, row.step) for row in read_evaluations(run.path)]
     assert kept == [(0, 5), (1, 5), (2, 5), (0, 10), (2, 10), (2, 15)]
     assert [row.step for row in read_training(run.path)] == [8]
@@ -217,7 +229,7 @@ def test_status_is_recorded_with_extras(tmp_path: Path) -> None:
 def test_a_run_is_written_by_one_at_a_time(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"^run_dir .* is being trained by another process"):
+        with pytest.raises(ValueError, match=r"^run_dir .* is being trained by process \d+ on "):
             RunFolder.open(run.path)
         run.close()
         run = RunFolder.open(run.path)
@@ -242,12 +254,16 @@ def test_failed_rewrite_keeps_the_old_manifest(
 ) -> None:
     run = make_run(tmp_path)
     before, entries = (run.path / "manifest.json").read_bytes(), names_in(run.path)
-    monkeypatch.setattr(os, "replace", failing_replace)
-    with pytest.raises(OSError, match="full"):
+
+    def forbid(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "not allowed")
+
+    monkeypatch.setattr(os, "replace", forbid)
+    with pytest.raises(OSError, match="not allowed"):
         run.set_status("finished")
     assert (run.path / "manifest.json").read_bytes() == before
     assert names_in(run.path) == entries
-    assert run.manifest["status"] == "running"
+    assert run.manifest["status"] == "running" and not run.has_pending
 
 
 def test_every_start_leaves_its_commit_and_versions(tmp_path: Path) -> None:
@@ -260,25 +276,17 @@ def test_every_start_leaves_its_commit_and_versions(tmp_path: Path) -> None:
     assert manifest["starts"][0]["started_at"] == manifest["started_at"]
 
 
-def test_append_on_a_full_disk_adds_nothing(
+def test_an_append_that_is_not_allowed_adds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path)
     run.append_evaluation([sample_evaluation(0)])
-    before, write = (run.path / "eval.csv").read_bytes(), os.write
-    calls: list[int] = []
-
-    def write_a_part_then_fail(file: int, data: memoryview) -> int:
-        if calls:
-            raise OSError(28, "disk full")
-        calls.append(1)
-        return write(file, data[:9])
-
+    before = (run.path / "eval.csv").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", write_a_part_then_fail)
-        with pytest.raises(OSError, match="full"):
+        fail_after(patch, 9, errno.EPERM)
+        with pytest.raises(OSError, match="not permitted"):
             run.append_evaluation([sample_evaluation(1)])
-    assert calls and (run.path / "eval.csv").read_bytes() == before
+    assert (run.path / "eval.csv").read_bytes() == before and not run.has_pending
     run.append_evaluation([sample_evaluation(1)])
     assert [row.lane for row in read_evaluations(run.path)] == [0, 1]
 

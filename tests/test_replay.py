@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastanf.replay import FAILED, Batch, LaneReplay, replay_bytes
+from fastanf.replay_state import begin_restore_, newest_state, restore_span_, span_tensors
 from fastanf.rng import LaneRng
 
 D, A = 3, 2
@@ -80,6 +81,16 @@ class History:
             assert batch.reward[lane, i] == reward
             assert batch.not_terminated[lane, i] == not_terminated
             assert torch.equal(batch.next_obs[lane, i], next_obs)
+
+
+def restore_(replay: LaneReplay, given: LaneReplay, cuts: tuple[float, ...] = ()) -> None:
+    """Bring a replay to the state of another one, through spans that are cut at shares of it."""
+    begin_restore_(replay, newest_state(given))
+    oldest, time = given.oldest, given.time
+    bounds = [oldest, *(oldest + int(cut * (time - oldest)) for cut in cuts), time]
+    for first, end in itertools.pairwise(bounds):
+        if first < end:
+            restore_span_(replay, span_tensors(given, first, end), first, first, end)
 
 
 def history(capacity: int, E: int, lanes: tuple[int, ...] = (0, 1, 2)) -> History:
@@ -181,14 +192,14 @@ def test_a_lane_alone_samples_what_it_samples_among_others(lane: int) -> None:
         assert torch.equal(getattr(batches[0], name)[lane], getattr(batches[1], name)[0])
 
 
+@pytest.mark.parametrize("cuts", [(), (0.5,), (0.1, 0.4, 0.9)])
 @pytest.mark.parametrize("num_steps", [0, 4, 75])
-def test_a_restored_replay_goes_on_alike(num_steps: int) -> None:
+def test_a_restored_replay_goes_on_alike(num_steps: int, cuts: tuple[float, ...]) -> None:
     made = history(60, 2)  # its 62 crowded slots just fit the first side table
     made.add_(num_steps, is_crowded=True)
-    state = {name: tensor.clone() for name, tensor in made.replay.state_dict().items()}
     restored = History(LaneReplay(3, 60, D, A, 2), lanes=made.lanes, counter=made.counter)
     restored.replay.start_(torch.full((3, 2, D), -1.0))  # as a new run does before it restores
-    restored.replay.load_state_dict_(state)
+    restore_(restored.replay, made.replay, cuts)
     restored.transitions, restored.newest = dict(made.transitions), made.newest
     for num_more in (0, 3, 90):
         for each in (made, restored):
@@ -278,20 +289,18 @@ def test_a_recorded_sample_stays_right_while_transitions_are_added(E: int) -> No
     assert replay.layout_version == version
 
 
-def test_what_the_device_found_barren_is_an_error_when_it_is_checked() -> None:
+@pytest.mark.parametrize("is_on_device", [False, True])
+def test_a_lane_of_which_nothing_is_sound_is_marked(is_on_device: bool) -> None:
     replay = history(6, 1).replay
     replay.start_(torch.zeros(3, 1, D))
     failed = torch.tensor([[False], [True], [False]])
     zero, obs = torch.zeros(3, 1), torch.zeros(3, 1, D)
     for _ in range(3):
         replay.add_(torch.zeros(3, 1, A), zero, failed, failed, obs, obs, failed)
-    with pytest.raises(ValueError, match="every step of lane 1 of this block"):
-        replay.sample(LaneRng(SEEDS), 4, 5)
-    replay.check()
-    batch = replay.sample(LaneRng(SEEDS), torch.tensor(4), 5)
+    assert replay.is_barren.tolist() == [0, 0, 0]
+    batch = replay.sample(LaneRng(SEEDS), torch.tensor(4) if is_on_device else 4, 5)
     assert batch.obs.shape == (3, 5, D)
-    with pytest.raises(ValueError, match="every step of lane 1 of this block"):
-        replay.check()
+    assert replay.is_barren.tolist() == [0, 1, 0]
 
 
 def test_the_layout_version_rises_with_every_tensor_that_is_replaced() -> None:
@@ -305,8 +314,8 @@ def test_the_layout_version_rises_with_every_tensor_that_is_replaced() -> None:
         assert (replay.layout_version > version) == (replay.final_obs is not table)
         version, table = replay.layout_version, replay.final_obs
     assert version == 2
-    replay.load_state_dict_(replay.state_dict())
-    assert replay.layout_version == 3 and replay.final_obs is not table
+    restore_(replay, made.replay)
+    assert replay.layout_version == 3 and replay.final_obs is table
     assert [getattr(replay, name).data_ptr() for name in names] == addresses
 
 
@@ -389,5 +398,8 @@ def test_wrong_uses_are_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match=r"^replay is empty"):
         made.replay.sample(LaneRng(SEEDS), 1, 2)
     made.add_(3)
-    with pytest.raises(ValueError, match=r"^replay.obs has shape \(3, 4, 1, 3\); .*expects"):
-        LaneReplay(2, 6, D, A).load_state_dict_(made.replay.state_dict())
+    other = LaneReplay(2, 6, D, A)
+    with pytest.raises(ValueError, match=r"^newest of the replay has shape \(3, 1, 3\) .*expects"):
+        begin_restore_(other, newest_state(made.replay))
+    with pytest.raises(ValueError, match=r"^obs of the replay has shape \(3, 3, 1, 3\) .*expects"):
+        restore_span_(other, span_tensors(made.replay, 0, 3), 0, 0, 3)

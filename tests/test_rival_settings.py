@@ -5,7 +5,6 @@ goes on, and whole runs train with it and without.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,16 @@ from fastanf.memory import block_memory
 from fastanf.networks import lane_networks
 from fastanf.sparse.layers import CsrLinear
 from tests import fake_env
-from tests.helpers import lane_state, make_block, make_lane, unequal_names
+from tests.helpers import (
+    all_state,
+    copy_block,
+    lane_state,
+    make_block,
+    make_lane,
+    saved,
+    unequal_names,
+)
+from tests.interruptions import records, rows_of, signal_at_update
 
 RIVALS: dict[str, dict[str, Any]] = {
     "norm": {"layer_norm": True},
@@ -169,28 +177,25 @@ def test_a_setting_changes_the_lanes_that_have_it_and_no_other(rival: str) -> No
 
 @rivals
 @algorithms
-def test_a_checkpoint_goes_on_as_if_nothing_had_happened(algorithm: str, rival: str) -> None:
-    """But for the simulator, which begins anew."""
-    lanes = lanes_of(algorithm, rival)
-    unbroken, resumed = train(lanes), make_block(lanes)
-    resumed.load_state_dict_(*unbroken.state_dict())
-    saved, loaded = unbroken.state_dict()[0], resumed.state_dict()[0]
-    assert saved.keys() == loaded.keys()
-    resumed.replay.load_state_dict_(unbroken.replay.state_dict())
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
+    algorithm: str, rival: str, tmp_path: Path
+) -> None:
+    unbroken = train(lanes_of(algorithm, rival))
+    resumed = copy_block(unbroken, tmp_path)
+    assert not unequal_names(all_state(unbroken), all_state(resumed))
     for block in (unbroken, resumed):
-        block.learner.update_()
-        block.learner.update_()
-    for lane in range(3):
-        assert_same_lane(unbroken, lane, resumed, lane)
+        go_on_(block, range(16, 31))
+    assert not unequal_names(all_state(unbroken), all_state(resumed))
+    assert (unbroken.evaluate() == resumed.evaluate()).all()
 
 
-def test_a_checkpoint_without_statistics_is_refused_where_they_are_needed() -> None:
+def test_a_checkpoint_without_statistics_is_refused_where_they_are_needed(tmp_path: Path) -> None:
     with_them, without = (
         make_block([make_lane("SAC", 0, normalize_observations=value)], 20)
         for value in (True, False)
     )
     with pytest.raises(ValueError, match="checkpoint lacks 'observed'"):
-        with_them.load_state_dict_(*without.state_dict())
+        with_them.restore_(saved(without, tmp_path))
 
 
 @rivals
@@ -206,8 +211,7 @@ def test_updates_beside_a_step_give_what_updates_after_it_give(
         block.collector.overlaps_updates = overlaps
         blocks.append(block)
         go_on_(block, range(1, 61))
-    overlapped, strict = (block.state_dict()[0] for block in blocks)
-    assert not unequal_names(overlapped, strict)
+    assert not unequal_names(*map(all_state, blocks))
     assert (blocks[0].evaluate() == blocks[1].evaluate()).all()
 
 
@@ -237,18 +241,13 @@ def test_parameters_and_memory_are_counted(algorithm: str, rival: str) -> None:
     assert extra == [norms + block.features.num_features * lane.network.input_gate] * 2
 
 
-def rows_of(path: Path, name: str) -> list[dict[str, str]]:
-    with (path / name).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @rivals
 @algorithms
 def test_whole_runs_train_are_interrupted_and_go_on(
     algorithm: str, rival: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_env.register(monkeypatch)
-    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
     path = tmp_path / "run"
     command = [
         "--plain", "--policy", algorithm, f"ANF-{algorithm}", "--env", fake_env.ROWS_ENV_ID,
@@ -259,18 +258,14 @@ def test_whole_runs_train_are_interrupted_and_go_on(
     ]  # fmt: skip
     for name, value in RIVALS[rival].items():
         command += [f"--{name}", str(value).lower()]
-    num_checks = 0
-
-    def stop(signals: runner.StopSignals) -> None:
-        nonlocal num_checks
-        num_checks += 1
-        if num_checks == 9 + 15:
-            raise runner.Interrupted
-
-    monkeypatch.setattr(runner.StopSignals, "check", stop)
-    assert runner.train(parse_command_line(command)) == runner.EXIT_INTERRUPTED
+    whole = tmp_path / "whole"
+    elsewhere = [str(whole) if word == str(path) else word for word in command]
+    assert runner.train(parse_command_line(elsewhere)) == 0
+    with signal_at_update(15):
+        assert runner.train(parse_command_line(command)) == runner.EXIT_INTERRUPTED
     assert main(["resume", str(path)]) == 0
     assert [row["step"] for row in rows_of(path, "eval.csv")] == ["10", "10", "20", "20"]
+    assert records(path) == records(whole)
     for row in rows_of(path, "train.csv"):
         assert all(np.isfinite(float(row[name])) for name in ("critic_loss", "q_mean"))
     for row in rows_of(path, "lanes.csv"):

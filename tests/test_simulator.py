@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from envs.interface import Step
-from fastanf.simulator import HostSimulator, StepLayout
+from fastanf.simulator import HostSimulator, StepLayout, restore_simulator_, simulator_state
 from tests.fake_env import SPEC, RowsEnv, WholeEnv
 
 SEEDS = range(11, 16)
@@ -79,3 +79,23 @@ def test_rows_that_stand_still_are_zero_and_neither_over_nor_failed() -> None:
             assert not tensor[~is_running].any()
         num_over += int(is_over.sum())
     assert num_over > 0
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 9])
+@pytest.mark.parametrize("kind", [RowsEnv, WholeEnv])
+def test_a_state_crosses_as_tensors_and_goes_on(kind: type[WholeEnv], num_steps: int) -> None:
+    first, second = kind(SPEC, SEEDS), kind(SPEC, SEEDS)
+    assert simulator_state(first) == {}
+    assert restore_simulator_(second, {}) is None
+    obs, actions = first.reset(), np.ones((len(SEEDS), 2), np.float32)
+    for _ in range(num_steps):
+        obs = first.step(actions).obs
+    state = simulator_state(first)
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    restored = restore_simulator_(second, state)
+    assert restored is not None and np.array_equal(restored.numpy(), obs)
+    for _ in range(9):
+        for one, other in zip(first.step(actions), second.step(actions), strict=True):
+            assert np.array_equal(one, other)
+    # Neither goes on in the tensors that it gave or was given.
+    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())

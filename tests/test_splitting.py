@@ -120,7 +120,7 @@ def test_a_lane_trains_to_the_same_bits_in_any_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_env.register(monkeypatch)
-    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
 
     def train(name: str, more: str = "") -> Path:
         study = parse_command_line([*f"{OPTIONS} {more} --run_dir".split(), str(tmp_path / name)])

@@ -8,26 +8,18 @@ from pathlib import Path
 import pytest
 
 from fastanf import runner, stage_records
-from fastanf.learner import Learner
 from fastanf.peaks import Peaks
 from fastanf.rows import read_profile, read_training, stage_column
 from tests import fake_env
-from tests.test_runner import (
-    EVAL_FREQ,
-    EVAL_STEPS,
-    call_number,
-    raising,
-    rows_of,
-    train,
-    without_time,
-)
+from tests.interruptions import TABLES, records, rows_of, signal_at_update
+from tests.tiny_runs import EVAL_FREQ, EVAL_STEPS, train
 
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny simulator, no picture, a machine whose peaks are known."""
     fake_env.register(monkeypatch)
-    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
     monkeypatch.setattr(stage_records, "measure_peaks", lambda *_: Peaks(100.0, 10.0, 50.0, 1000))
 
 
@@ -92,16 +84,19 @@ def test_an_unprofiled_run_has_no_stages(tmp_path: Path) -> None:
     assert not any(name.endswith("_ms") for name in rows_of(path, "train.csv")[0])
 
 
-def test_a_profiled_run_trains_the_same_and_is_resumed_as_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_profiled_run_trains_the_same_and_is_resumed_as_one(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "profiled", tmp_path / "broken"
     assert train(tmp_path / "plain") == 0
-    assert train(tmp_path / "profiled", profile="true") == 0
-    assert without_time(tmp_path / "plain") == without_time(tmp_path / "profiled")
-    path = tmp_path / "broken"
-    with monkeypatch.context() as patch:
-        interrupt = call_number(17, raising(KeyboardInterrupt), Learner.update_)
-        patch.setattr(Learner, "update_", interrupt)
-        train(path, profile="true")
-    assert runner.resume(path) == 0
-    assert sorted({row.step for row in read_profile(path)}) == EVAL_STEPS
+    assert train(whole, profile="true") == 0
+    with signal_at_update(17):
+        assert train(broken, profile="true") == 130
+    assert runner.resume(broken) == 0
+    expected = records(tmp_path / "plain")
+    for path in (whole, broken):
+        found = records(path)
+        for row in found["train.csv"]:
+            for name in row.keys() - expected["train.csv"][0].keys():
+                assert name.endswith("_ms")
+                del row[name]
+        assert [found[name] for name in TABLES] == [expected[name] for name in TABLES]
+        assert sorted({row.step for row in read_profile(path)}) == EVAL_STEPS

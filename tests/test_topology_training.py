@@ -4,9 +4,6 @@ of their schedules, recorded, and whole runs with every setting in both position
 
 from __future__ import annotations
 
-import csv
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,17 @@ from fastanf.__main__ import main
 from fastanf.block import TrainingBlock
 from fastanf.cli import parse_command_line
 from fastanf.config import TrainConfig
-from fastanf.learner import Learner
 from fastanf.sparse import masks
 from tests import fake_env
-from tests.helpers import make_block, make_lane, replay_content
+from tests.helpers import (
+    all_state,
+    copy_block,
+    make_block,
+    make_lane,
+    replay_content,
+    unequal_names,
+)
+from tests.interruptions import records, rows_of, signal_at_update
 
 NUM_RANDOM, NUM_UPDATES = 40, 14
 SHARED: dict[str, Any] = {
@@ -162,22 +166,21 @@ def test_an_end_stops_what_would_go_on() -> None:
 @algorithms
 @pytest.mark.parametrize("update", [3, 4, 7])
 def test_a_checkpoint_between_changes_goes_on_as_if_nothing_had_happened(
-    algorithm: str, update: int
+    algorithm: str, update: int, tmp_path: Path
 ) -> None:
     """TD3's connections may grow by the gradient of an update before the checkpoint."""
-    lanes = mixed_lanes(algorithm)
-    unbroken, resumed = train(lanes, update), make_block(lanes, NUM_RANDOM)
-    resumed.learner.load_state_dict_(unbroken.learner.state_dict())
-    saved, loaded = unbroken.learner.state_dict(), resumed.learner.state_dict()
-    assert {name for name in saved if name.endswith(".gradient")} == (
+    unbroken = train(mixed_lanes(algorithm), update)
+    resumed = copy_block(unbroken, tmp_path)
+    kept = {name for name in unbroken.learner.state_dict() if name.endswith(".gradient")}
+    assert kept == (
         {"actor.0.weight.gradient", "actor.1.weight.gradient"} if algorithm == "TD3" else set()
     )
-    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    assert unequal_names(all_state(unbroken), all_state(resumed)) == []
     for block in (unbroken, resumed):
-        for _ in range(4):
+        for step in range(1, 5):
+            block.collector.step_(step)
             block.learner.update_()
-    for lane in range(len(lanes)):
-        assert unequal(unbroken, lane, resumed, lane) == []
+    assert unequal_names(all_state(unbroken), all_state(resumed)) == []
 
 
 def test_a_delayed_actor_grows_by_the_gradient_of_its_last_step() -> None:
@@ -243,15 +246,10 @@ def run(path: Path, vary: Sequence[str], **options: Any) -> int:
     return runner.train(parse_command_line(arguments))
 
 
-def rows_of(path: Path, name: str) -> list[dict[str, str]]:
-    with open(path / name, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
 def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_env.register(monkeypatch)
-    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
 
 
 @pytest.mark.usefixtures("fake_backend")
@@ -280,23 +278,13 @@ def test_runs_with_every_setting_end_with_their_connections(
 
 
 @pytest.mark.usefixtures("fake_backend")
-def test_a_run_interrupted_in_the_middle_of_pruning_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, vary = tmp_path / "run", VARIED["topologies"]
-    update, calls = Learner.update_, 0
-
-    def interrupted(learner: Learner) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
-        update(learner)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update_", interrupted)
+def test_a_run_interrupted_in_the_middle_of_pruning_goes_on(tmp_path: Path) -> None:
+    path, whole, vary = tmp_path / "run", tmp_path / "whole", VARIED["topologies"]
+    assert run(whole, vary, policy="ANF-TD3", layout="masked") == 0
+    with signal_at_update(12):
         assert run(path, vary, policy="ANF-TD3", layout="masked") == 130
     assert main(["resume", str(path)]) == 0
+    assert records(path) == records(whole)
     rows = [row for row in rows_of(path, "topology.csv") if row["network"] == "critic1"]
     pruned = [int(row["active"]) for row in rows if row["lane"] == "3"]
     assert len(pruned) == 4 and pruned == sorted(pruned, reverse=True)

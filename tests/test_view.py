@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, value in OPTIONS.items():
         arguments += [f"--{name}", *str(value).split()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+        patch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
         assert runner.train(parse_command_line(arguments)) == 0
     return path
 

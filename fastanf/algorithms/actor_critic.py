@@ -121,7 +121,9 @@ class Seen(NamedTuple):
     critic: tuple[Tensor, Tensor] | None = None
     """q [L, C, B] and q - y."""
     actor: tuple[Tensor, ...] | None = None
-    """Of the actor's last update."""
+    """[L, B] each, what the loss of the actor's last update is made of."""
+    temperature: Tensor | None = None
+    """[L] in that update, where there is one."""
 
 
 class Losses(NamedTuple):
@@ -178,6 +180,9 @@ class ActorCritic(ABC):
             self._topology(CRITIC, critic_mlp, self.target_critic.mlp, self.critic_optimizer),
         )
         self.seen = Seen()
+        # Of the last update before a checkpoint that this goes on from.
+        unknown = torch.full_like(settings.tau, float("nan"))
+        self._earlier_losses = Losses(*[unknown] * len(Losses._fields))
         periods = settings.target_period
         self._target_period = torch.tensor(periods, device=device)
         self._shares_target_period = len(set(periods)) == 1
@@ -310,11 +315,25 @@ class ActorCritic(ABC):
     @property
     def losses(self) -> Losses:
         """Figures of the last update, NaN before the first."""
-        losses = Losses(*[torch.full_like(self.settings.tau, float("nan"))] * len(Losses._fields))
+        losses = self._earlier_losses
         if self.seen.critic is not None:
             q, error = self.seen.critic
             losses = losses._replace(critic=error.square().mean(-1).sum(1), value=q.mean((1, 2)))
         return losses if self.seen.actor is None else losses._replace(**self._actor_losses())
+
+    def restore_losses_(self, losses: Tensor) -> None:
+        """Figures [5, L] that `losses` showed when a checkpoint was written.
+
+        Raises:
+            ValueError: another number of lanes.
+        """
+        shape = len(Losses._fields), len(self.settings.tau)
+        if losses.shape != shape:
+            raise ValueError(
+                f"checkpoint tensor losses has shape {tuple(losses.shape)}; expected is {shape}"
+            )
+        self._earlier_losses = Losses(*losses.to(self.settings.tau.device))
+        self.seen = Seen()
 
     @abstractmethod
     def _actor_losses(self) -> dict[str, Tensor]:
@@ -349,6 +368,10 @@ class ActorCritic(ABC):
         if self.target_actor_mlp is not None:
             networks["target_actor"] = self.target_actor_mlp
         return networks
+
+    def further_tensors(self) -> dict[str, Tensor]:
+        """What is trained beside the networks, by name, lanes first."""
+        return {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, masks, moments and counters by name, in a form that all layouts share."""

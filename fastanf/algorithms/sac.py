@@ -102,14 +102,23 @@ class SAC(ActorCritic):
             if self._tunes_any:
                 entropy = -log_density.detach().mean(-1)
                 self._update_temperature_(entropy, self.actor_optimizer.num_steps)
-        self.seen = self.seen._replace(actor=(log_density.detach(), smallest, temperature))
+        parts = log_density.detach(), smallest
+        self.seen = self.seen._replace(actor=parts, temperature=temperature)
 
     def _actor_losses(self) -> dict[str, Tensor]:
         assert self.seen.actor is not None
-        log_density, q, temperature = self.seen.actor
+        (log_density, q), temperature = self.seen.actor, self.seen.temperature
+        assert temperature is not None
         loss = (temperature.unsqueeze(1) * log_density - q).mean(-1)
         entropy = -log_density.mean(-1)
         return {"actor": loss, "entropy": entropy, "temperature": temperature}
+
+    def further_tensors(self) -> dict[str, Tensor]:
+        """The temperature and its moments."""
+        return {
+            "log_temperature": self.log_temperature,
+            "log_temperature.moments": self._temperature_moments.transpose(0, 1),
+        }
 
     @torch.no_grad()
     def _update_temperature_(self, entropy: Tensor, num_steps: int | Tensor) -> None:

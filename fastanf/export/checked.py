@@ -1,7 +1,7 @@
 """Writes files that are compared with the agent before they take their place.
 
-A file is written beside its place, loaded as its users will load it, and run on random features and
-on zeros; only if its actions are the agent's is it renamed. Allowed are differences of 1e-5 of the
+A file's content is loaded as its users will load it, and run on random features and on zeros; only
+if its actions are the agent's is it written. Allowed are differences of 1e-5 of the
 action range, and no more than four times what the agent's own rounding makes where that is larger:
 products are added up in another order, and in float32 the actions of a trained agent are not known
 better (HalfCheetah-v3 with 90% noise after 59,000 steps: 7e-6 of the range away from float64).
@@ -22,6 +22,7 @@ from torch import Tensor
 from fastanf.agent import Agent
 from fastanf.export.formats import FORMATS, Act
 from fastanf.export.policy import Floats, Policy
+from fastanf.files import write_atomic
 from fastanf.kernels.layer_input import LayerInput
 from fastanf.nets import ActionRange, StackedMLP
 from fastanf.sparse.layers import MaskedLinear
@@ -53,18 +54,14 @@ def write_checked(agent: Agent, policy: Policy, format_name: str, path: Path) ->
         path: the place; its folder is there.
 
     Raises:
-        ValueError: the actions differ; nothing is left of the new file.
+        ValueError: the actions differ; nothing is written.
         OSError: it cannot be written.
     """
     entry = FORMATS[format_name]
-    unchecked = path.with_name(f".unchecked-{path.name}")
-    try:
-        entry.write(agent, policy, unchecked)
-        difference = _difference(agent, entry.read(unchecked), format_name)
-        unchecked.replace(path)
-    finally:
-        unchecked.unlink(missing_ok=True)
-    return Exported(path, path.stat().st_size, difference)
+    content = entry.content(agent, policy)
+    difference = _difference(agent, entry.read(content), format_name)
+    write_atomic(path, content)
+    return Exported(path, len(content), difference)
 
 
 def _difference(agent: Agent, act: Act, format_name: str) -> float:
@@ -83,7 +80,7 @@ def _difference(agent: Agent, act: Act, format_name: str) -> float:
             if found.shape != expected.shape:
                 raise ValueError(
                     f"--format {format_name}: the file gives actions {[*found.shape]} where the "
-                    f"agent gives {[*expected.shape]}; it was removed"
+                    f"agent gives {[*expected.shape]}; it is not written"
                 )
             differences.append(np.abs(found.astype(np.float64) - expected))
             roundings.append(np.abs(_exact_actions(agent, features) - expected))
@@ -93,7 +90,7 @@ def _difference(agent: Agent, act: Act, format_name: str) -> float:
     if not share < allowed:  # a NaN is not
         raise ValueError(
             f"--format {format_name}: the file's actions differ from the agent's by up to "
-            f"{share:.1e} of the action range, allowed is {allowed:.0e}; it was removed"
+            f"{share:.1e} of the action range, allowed is {allowed:.0e}; it is not written"
         )
     return float(difference.max())
 

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from fastanf.files import check_own_entries
+from fastanf.paths import expanded
+from fastanf.plain_text import file_stem
+
 if TYPE_CHECKING:
     from fastanf.agent import Agent
     from fastanf.export.checked import Exported
@@ -39,7 +43,7 @@ def export(argv: Sequence[str]) -> str:
 
     for name in formats:
         check_packages(name)
-    source = Path(arguments.source).expanduser()
+    source = expanded(arguments.source, "RUN_OR_AGENT")
     agent = load_agent(source, arguments.lane)
     policy = policy_of(agent)
     folder = _folder(arguments.out, source)
@@ -97,12 +101,18 @@ def _formats(given: Sequence[str]) -> list[str]:
 
 def _folder(out: str | None, source: Path) -> Path:
     if out is not None:
-        return Path(out).expanduser()
-    return source / "export" if source.is_dir() else source.parent
+        return expanded(out, "--out")
+    if not source.is_dir():
+        return source.parent
+    # The folder of a run may come from elsewhere, with a link in it that leads anywhere.
+    check_own_entries(source, (), ("export",))
+    return source / "export"
 
 
 def _stem(agent: Agent) -> str:
-    return f"{agent.config.algorithm.policy}-{agent.config.task.env}-lane{agent.lane}"
+    """The name of a lane's files, which stay in their folder whatever the names of its settings."""
+    config = agent.config
+    return file_stem(f"{config.algorithm.policy}-{config.task.env}-lane{agent.lane}")
 
 
 def _title(agent: Agent) -> str:

@@ -1,4 +1,8 @@
-"""The formats of exported agents: how a file is written, and how its users load it and act.
+"""The formats of exported agents: how a file is made, and how its users load it and act.
+
+Files are loaded here for one purpose, to see that they act as their agent, and only from the bytes
+that were just made: `torch.export.load` of torch 2.13 unpickles what an archive says is pickled
+(torch/export/pt2_archive/_package.py), so a .pt2 file from elsewhere could run anything.
 
 Axes: n rows, F features, A actions.
 """
@@ -6,17 +10,16 @@ Axes: n rows, F features, A actions.
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from fastanf.agent import AGENT_SUFFIX, Agent, load_agent
-from fastanf.agent_file import write_agent
+from fastanf.agent import AGENT_SUFFIX, Agent
+from fastanf.agent_file import agent_bytes, parse_agent
 from fastanf.export.policy import Floats, Policy, about
-from fastanf.files import write_atomic
 
 Act = Callable[[Floats], Floats]
 """Features [n, F] -> actions [n, A]."""
@@ -24,11 +27,11 @@ Act = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Format:
-    """How agents are written in one format, and acted with when they are read again."""
+    """How agents are made into the content of a file, and acted with when that is read again."""
 
     suffix: str
-    write: Callable[[Agent, Policy, Path], None]
-    read: Callable[[Path], Act]
+    content: Callable[[Agent, Policy], bytes]
+    read: Callable[[bytes], Act]
     packages: tuple[str, ...] = ()
     """Of the extra `export` that it needs."""
 
@@ -49,27 +52,27 @@ def check_packages(format_name: str) -> None:
         )
 
 
-def _write_onnx(agent: Agent, policy: Policy, path: Path) -> None:
+def _onnx_content(agent: Agent, policy: Policy) -> bytes:
     from fastanf.export.onnx_graph import onnx_graph
 
-    write_atomic(path, onnx_graph(policy, about(agent)))
+    return onnx_graph(policy, about(agent))
 
 
-def _read_onnx(path: Path) -> Act:
+def _read_onnx(content: bytes) -> Act:
     from onnxruntime import backend
 
-    graph = backend.prepare(str(path), "CPU")  # pyright: ignore[reportArgumentType]  a path too
+    graph = backend.prepare(content, "CPU")  # pyright: ignore[reportArgumentType]  bytes too
     return lambda features: np.asarray(graph.run([features])[0])
 
 
-def _write_torch(agent: Agent, policy: Policy, path: Path) -> None:
+def _torch_content(agent: Agent, policy: Policy) -> bytes:
     from fastanf.export.torch_program import torch_program
 
-    write_atomic(path, torch_program(policy, about(agent)))
+    return torch_program(policy, about(agent))
 
 
-def _read_torch(path: Path) -> Act:
-    module = torch.export.load(path).module()
+def _read_torch(content: bytes) -> Act:
+    module = torch.export.load(io.BytesIO(content)).module()
 
     def act(features: Floats) -> Floats:
         with torch.no_grad():
@@ -78,18 +81,19 @@ def _read_torch(path: Path) -> Act:
     return act
 
 
-def _write_agent(agent: Agent, policy: Policy, path: Path) -> None:
+def _agent_content(agent: Agent, policy: Policy) -> bytes:
     del policy
-    write_agent(path, agent.state)
+    return agent_bytes(agent.state)
 
 
-def _read_agent(path: Path) -> Act:
-    return load_agent(path).act_on_features
+def _read_agent(content: bytes) -> Act:
+    state = parse_agent(io.BytesIO(content), len(content), "the agent's file")
+    return Agent(state).act_on_features
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _read_onnx, ("onnx", "onnxruntime")),
-    "torch": Format(".pt2", _write_torch, _read_torch),
-    "agent": Format(AGENT_SUFFIX, _write_agent, _read_agent),
+    "onnx": Format(".onnx", _onnx_content, _read_onnx, ("onnx", "onnxruntime")),
+    "torch": Format(".pt2", _torch_content, _read_torch),
+    "agent": Format(AGENT_SUFFIX, _agent_content, _read_agent),
 }
 """By the names that the command knows."""

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fastanf.curves import panel_title
 from fastanf.picture import Style, style_at
 
 Lane = int | tuple[str, int]
@@ -66,6 +67,12 @@ class Arm:
 def label_of(key: Key) -> str:
     """Policy and variant on one line."""
     return ", ".join(part for part in key if part)
+
+
+def label_among(arm: Arm, arms: Iterable[Arm]) -> str:
+    """Policy and variant, with the task where these arms are of several."""
+    is_alone = all(other.panel == arm.panel for other in arms)
+    return arm.label if is_alone else f"{arm.label} ({panel_title(arm.panel)})"
 
 
 def styles(arms: Iterable[Arm]) -> Mapping[Key, Style]:

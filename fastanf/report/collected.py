@@ -10,16 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from fastanf.config import OPTIONS, TrainConfig, from_flat
+from fastanf.config import OPTIONS, TrainConfig
+from fastanf.lane_records import config_from_row
+from fastanf.options import shown
 from fastanf.records import read_manifest
 from fastanf.rows import (
     EvaluationRow,
     FeatureRow,
+    QuarantineRow,
     TopologyRow,
     TrainingRow,
     read_evaluations,
     read_features,
     read_lanes,
+    read_quarantine,
     read_topology,
     read_training,
 )
@@ -45,6 +49,8 @@ class LaneRecord:
     training: tuple[TrainingRow, ...]
     topology: tuple[TopologyRow, ...]
     features: tuple[FeatureRow, ...]
+    quarantine: QuarantineRow | None = None
+    """Where and why it was stopped; None of a sound lane."""
 
     @property
     def env(self) -> str:
@@ -81,6 +87,18 @@ class LaneRecord:
         return self.last_step >= self.max_steps
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes of it: it is finished, or was stopped."""
+        return self.is_finished or self.quarantine is not None
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Steps that are evaluated, and steps to train; of a stopped lane those until then."""
+        if self.quarantine is not None:
+            return self.quarantine.step, self.quarantine.step
+        return min(self.last_step, self.max_steps), self.max_steps
+
+    @property
     def num_failures(self) -> int:
         """Steps whose simulation broke down."""
         return self.training[-1].sim_failures if self.training else 0
@@ -105,8 +123,8 @@ class RunRecord:
     @property
     def progress(self) -> float:
         """Share of the steps to train that are evaluated."""
-        done = sum(min(lane.last_step, lane.max_steps) for lane in self.lanes)
-        return done / max(1, sum(lane.max_steps for lane in self.lanes))
+        done, planned = map(sum, zip(*(lane.progress for lane in self.lanes), strict=True))
+        return done / max(1, planned)
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -140,29 +158,44 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def _read_run(path: Path, name: str) -> RunRecord:
     manifest = read_manifest(path)
     rows = read_lanes(path)
-    missing = [column for column in NEEDED if rows and column not in rows[0]]
-    if missing:
-        raise ValueError(f"{str(path / 'lanes.csv')!r} lacks the columns {', '.join(missing)}")
-    evaluations = _by_lane(read_evaluations(path))
-    training = _by_lane(read_training(path))
-    topology, features = _by_lane(read_topology(path)), _by_lane(read_features(path))
+    _check_lanes(path / "lanes.csv", rows)
+    evaluations = _by_lane(read_evaluations(path, rows))
+    training = _by_lane(read_training(path, rows))
+    topology, features = _by_lane(read_topology(path, rows)), _by_lane(read_features(path, rows))
+    quarantine = _by_lane(read_quarantine(path, rows))
     lanes = []
     for row in rows:
         number = int(row["lane"])
-        last_of_step = {each.step: each for each in evaluations.get(number, ())}
         lanes.append(
             LaneRecord(
                 name,
                 number,
                 row,
                 _config(row),
-                tuple(last_of_step.values()),
+                tuple(evaluations.get(number, ())),
                 tuple(training.get(number, ())),
                 tuple(topology.get(number, ())),
                 tuple(features.get(number, ())),
+                next(iter(quarantine.get(number, ())), None),
             )
         )
     return RunRecord(path, name, manifest, tuple(lanes), _written_at(path))
+
+
+def _check_lanes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """See whether every lane has what a report needs of it."""
+    if not rows:
+        raise ValueError(f"{str(path)!r} holds no lane: give the folder of a run")
+    missing = [column for column in NEEDED if column not in rows[0]]
+    if missing:
+        raise ValueError(f"{str(path)!r} lacks the columns {', '.join(missing)}")
+    for row in rows:
+        for name in NEEDED:
+            label = f"{str(path)!r} lane {row['lane']}: {name}"
+            if name in ("noise_fraction", "seed", "max_timesteps"):
+                OPTIONS[name].check(row[name], label)
+            elif name != "lane" and not isinstance(row[name], str):
+                raise ValueError(f"{label} must be a name, got {shown(row[name])}")
 
 
 class _LaneRow(Protocol):
@@ -176,19 +209,17 @@ _Row = TypeVar("_Row", bound=_LaneRow)
 
 
 def _by_lane(rows: Iterable[_Row]) -> dict[int, list[_Row]]:
-    """Rows of each lane in the order of their steps; of equal steps, that of the file."""
+    """Rows of each lane in the order of their steps, which is that of the file."""
     lanes: dict[int, list[_Row]] = {}
     for row in rows:
         lanes.setdefault(row.lane, []).append(row)
-    for several in lanes.values():
-        several.sort(key=lambda row: row.step)
     return lanes
 
 
 def _config(row: Mapping[str, Any]) -> TrainConfig | None:
     try:
-        return from_flat({name: value for name, value in row.items() if name in OPTIONS})
-    except (ValueError, TypeError):
+        return config_from_row(row)
+    except ValueError:
         return None
 
 

@@ -1,7 +1,10 @@
 """The arguments of `python -m fastanf report`: which runs, and where their report goes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from fastanf.files import check_own_entries
 
 HELP = """usage: python -m fastanf report RUN [RUN ...] [--out FOLDER]
 
@@ -17,7 +20,8 @@ def parse(argv: Sequence[str]) -> tuple[list[Path], Path]:
         argv: the arguments after the command.
 
     Raises:
-        ValueError: no run, an unknown option, or a value that is missing.
+        ValueError: no run, an unknown option, a value that is missing, or a run whose folder for
+            the report is none.
     """
     runs: list[Path] = []
     out: Path | None = None
@@ -35,6 +39,9 @@ def parse(argv: Sequence[str]) -> tuple[list[Path], Path]:
             runs.append(Path(word))
     if not runs:
         raise ValueError("report takes one RUN or more, got none")
-    if out is None:
-        out = runs[0] / "report" if len(runs) == 1 else Path("report")
-    return runs, out
+    if out is None and len(runs) == 1:
+        # The folder of a run may come from elsewhere, with a link in it that leads anywhere.
+        if os.path.isdir(runs[0]):
+            check_own_entries(runs[0], (), ("report",))
+        out = runs[0] / "report"
+    return runs, out or Path("report")

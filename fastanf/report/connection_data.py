@@ -28,6 +28,13 @@ class ArmLayers:
     """One a network of `NETWORKS`."""
 
     @property
+    def num_without_last(self) -> int:
+        """Lanes that have no row at the last step, because they were stopped or train still."""
+        layer = self.layers[0]
+        has_row = np.isfinite(layer.real_connections) | np.isfinite(layer.real_weight)
+        return int((~has_row[:, -1]).sum()) if layer.steps.size else 0
+
+    @property
     def is_sparse(self) -> bool:
         """Whether any lane has connections to choose."""
         return any(np.isfinite(layer.real_connections).any() for layer in self.layers)

@@ -1,6 +1,7 @@
 """The numbers of the page as CSV tables, with a word on each column.
 
-Cells of numbers are written in full; a number that is not there is an empty cell.
+Cells of numbers are written in full; a number that is not there is an empty cell. A text that a
+spreadsheet would compute (it begins with = + - @) has an apostrophe before it.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastanf.plain_text import visible
 from fastanf.report.answers import Final, pairs_of, published_step
 from fastanf.report.arms import Arm, Panel
 from fastanf.report.bands import iqm_band, mean_band
@@ -23,6 +25,7 @@ _ARM = {
     "policy": "policy",
     "variant": "what sets the arm apart from others of its policy",
 }
+_FORMULA_STARTS = ("=", "+", "-", "@")
 _STEP = "environment steps of a lane after the random start"
 
 
@@ -45,7 +48,8 @@ def _cell(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     if isinstance(value, str):
-        return " ".join(value.splitlines())  # a line is a row
+        text = visible(" ".join(value.splitlines()))  # a line is a row
+        return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
     return "" if value is None else value
 
 
@@ -69,6 +73,7 @@ def _finals(finals: Iterable[Final]) -> Export:
         **_ARM,
         "lanes": "lanes in the figures of this row",
         "lanes_left_out": "lanes of the arm without a finite final return",
+        "lanes_stopped": "lanes of the arm that were stopped, because they were broken",
         "step": f"{_STEP}, at the last evaluation",
         "evaluations": "last evaluations whose mean is a lane's final return",
         "mean": "mean over lanes of the final return",
@@ -96,9 +101,9 @@ def _finals(finals: Iterable[Final]) -> Export:
 
 def _final_rows(final: Final) -> list[tuple[Any, ...]]:
     start = (
-        *_arm_cells(final.record.arm), final.mean.num_runs, final.mean.num_left_out, final.step,
-        final.num_averaged, final.mean.value, final.mean.low, final.mean.high, final.iqm.value,
-        final.iqm.low, final.iqm.high,
+        *_arm_cells(final.record.arm), final.mean.num_runs, final.mean.num_left_out,
+        len(final.record.stopped), final.step, final.num_averaged, final.mean.value,
+        final.mean.low, final.mean.high, final.iqm.value, final.iqm.low, final.iqm.high,
     )  # fmt: skip
     rows = []
     for one in final.comparisons:
@@ -227,7 +232,7 @@ def _lanes(states: Sequence[LaneState]) -> Export:
         "lane": "number of the lane in its run",
         **_ARM,
         "seed": "of the lane",
-        "status": "finished, training, waiting, interrupted or failed",
+        "status": "finished, stopped (broken), training, waiting, interrupted or failed",
         "last_step": f"{_STEP}, at its last evaluation",
         "max_steps": "steps that it is to train",
         "last_return": "of its last evaluation",
@@ -235,6 +240,9 @@ def _lanes(states: Sequence[LaneState]) -> Export:
         "num_lost_evaluations": "those without a finite return",
         "lost_from_step": "step from which on none has a finite return",
         "num_failures": "training steps whose simulation broke down",
+        "stopped_at": f"{_STEP}, at which it was stopped; empty if it was not",
+        "cause": "what was broken then",
+        "checkpoint_step": "step of the last checkpoint that held it sound",
     }
     rows = tuple(dataclasses.astuple(state) for state in states)
     assert tuple(columns) == tuple(field.name for field in dataclasses.fields(LaneState))

@@ -79,10 +79,13 @@ def learning_curves(
 
 
 def _labels(arms: Sequence[Arm], has_one_panel: bool) -> Mapping[Arm, tuple[str, ...]]:
-    """Names of the arms, with their seeds where these differ and there is room."""
+    """Names of the arms, with their seeds where these differ or some are missing, and there is
+    room.
+    """
     names = labels_of([arm.key for arm in arms])
     counts = {arm: _count(arm) for arm in arms}
-    if not has_one_panel or len(set(counts.values())) == 1:
+    is_whole = all(_num_at_end(arm) == len(arm.lanes) for arm in arms)
+    if not has_one_panel or (len(set(counts.values())) == 1 and is_whole):
         return {arm: names[arm.key] for arm in arms}
     labels = {}
     for arm in arms:
@@ -91,11 +94,15 @@ def _labels(arms: Sequence[Arm], has_one_panel: bool) -> Mapping[Arm, tuple[str,
     return labels
 
 
+def _num_at_end(arm: Arm) -> int:
+    """How many seeds the end of the curve stands for; all where there is none."""
+    at = np.flatnonzero(np.isfinite(arm.returns).any(axis=0))
+    return int(np.isfinite(arm.returns[:, at[-1]]).sum()) if len(at) else len(arm.lanes)
+
+
 def _count(arm: Arm) -> str:
     """Seeds, and how many of them the end of the curve stands for."""
-    n = len(arm.lanes)
-    at = np.flatnonzero(np.isfinite(arm.returns).any(axis=0))
-    used = int(np.isfinite(arm.returns[:, at[-1]]).sum()) if len(at) else n
+    n, used = len(arm.lanes), _num_at_end(arm)
     count = f"{n} seed{'s' * (n != 1)}"
     return count if used == n else f"{used} of {count}"
 

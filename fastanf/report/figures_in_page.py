@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from fastanf.plain_text import file_stem
 from fastanf.report.drawing import save
 from fastanf.report.markup import Markup, element, join, text
 
@@ -54,8 +55,8 @@ class Shelf:
 
 
 def file_name(name: str) -> str:
-    """The name without anything but letters, digits, underscores and dashes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    """The name without anything but letters, digits, underscores and dashes, and not too long."""
+    return file_stem(re.sub(r"[^A-Za-z0-9_-]+", "_", name))
 
 
 def data_url(path: Path) -> str:

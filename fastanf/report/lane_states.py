@@ -21,7 +21,9 @@ class LaneState:
     variant: str
     seed: int
     status: str
-    """finished, training, waiting (its block has not been evaluated yet), interrupted, failed."""
+    """finished, stopped (broken), training, waiting (its block has not been evaluated yet),
+    interrupted, failed.
+    """
     last_step: int
     """Of its last evaluation; 0 before the first."""
     max_steps: int
@@ -34,6 +36,12 @@ class LaneState:
     """The first step from which on no evaluation has a finite return; None if the last one has."""
     num_failures: int
     """Training steps whose simulation broke down."""
+    stopped_at: int | None = None
+    """Step at which it was stopped; None of a sound lane, as the following."""
+    cause: str | None = None
+    """What was broken then."""
+    checkpoint_step: int | None = None
+    """Of the last checkpoint that held it sound; None without one, too."""
 
 
 def lane_states(runs: Sequence[RunRecord]) -> list[LaneState]:
@@ -43,6 +51,7 @@ def lane_states(runs: Sequence[RunRecord]) -> list[LaneState]:
 
 def _state(run: RunRecord, lane: LaneRecord) -> LaneState:
     is_lost = [not math.isfinite(row.return_mean) for row in lane.evaluations]
+    stop = lane.quarantine
     num_trailing = next((k for k, lost in enumerate(reversed(is_lost)) if not lost), len(is_lost))
     return LaneState(
         lane.run,
@@ -60,10 +69,15 @@ def _state(run: RunRecord, lane: LaneRecord) -> LaneState:
         sum(is_lost),
         lane.evaluations[-num_trailing].step if num_trailing else None,
         lane.num_failures,
+        None if stop is None else stop.step,
+        None if stop is None else stop.cause,
+        None if stop is None or stop.checkpoint_step < 0 else stop.checkpoint_step,
     )
 
 
 def _status(run: RunRecord, lane: LaneRecord) -> str:
+    if lane.quarantine is not None:
+        return "stopped"
     if lane.is_finished:
         return "finished"
     if run.status == "running":

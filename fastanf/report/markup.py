@@ -1,11 +1,15 @@
 """HTML as values: text is escaped unless it is `Markup` already.
 
-Whatever comes from records is a plain string, so it cannot become markup by mistake.
+Whatever comes from records is a plain string, so it cannot become markup by mistake. Characters
+that do not print are shown as escapes: some turn the direction of text, and half a pair of UTF-16
+cannot be written at all.
 """
 
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from fastanf.plain_text import visible
 
 VOID = frozenset({"meta", "img", "br"})
 """Elements without content or end tag."""
@@ -23,7 +27,11 @@ class Markup(str):
 
 def text(content: str) -> Markup:
     """The content as HTML: escaped, unless it is markup."""
-    return content if isinstance(content, Markup) else Markup(html.escape(content, quote=True))
+    return content if isinstance(content, Markup) else Markup(_escaped(content))
+
+
+def _escaped(content: str) -> str:
+    return html.escape(visible(content, keep="\n\t"), quote=True)
 
 
 def join(contents: Iterable[str], separator: str = "") -> Markup:
@@ -45,7 +53,7 @@ def element(tag: str, *contents: str, **attributes: str | bool | None) -> Markup
         if value is None or value is False:
             continue
         start += f" {name.rstrip('_').replace('_', '-')}"
-        start += "" if value is True else f'="{html.escape(value, quote=True)}"'
+        start += "" if value is True else f'="{_escaped(value)}"'
     if tag in VOID:
         return Markup(start + ">")
     return Markup(f"{start}>{join(contents)}</{tag}>")

@@ -34,6 +34,11 @@ class ArmRecord:
     lanes: tuple[LaneRecord, ...]
 
     @property
+    def stopped(self) -> list[LaneRecord]:
+        """Its lanes that were stopped."""
+        return [lane for lane in self.lanes if lane.quarantine is not None]
+
+    @property
     def has_returns(self) -> bool:
         """Whether any lane has a finite return."""
         return bool(np.isfinite(self.arm.returns).any())

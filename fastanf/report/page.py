@@ -28,6 +28,7 @@ from fastanf.report.section_costs import costs_section
 from fastanf.report.section_curves import curves_section
 from fastanf.report.section_head import head, title_of
 from fastanf.report.section_lanes import lanes_section
+from fastanf.report.section_stopped import stopped_section
 from fastanf.report.section_tasks import tasks_section
 from fastanf.report.stylesheet import STYLESHEET
 from fastanf.report.task_scores import task_scores
@@ -92,6 +93,11 @@ def _sections(
     if panels:
         sections += [
             Section("answer", "Final returns", answer_section(panels, arms, notes, looks, shelf)),
+        ]
+    if any(state.stopped_at is not None for state in states):
+        sections.append(Section("stopped", "Stopped lanes", stopped_section(panels, arms, states)))
+    if panels:
+        sections += [
             Section("curves", "Learning curves", curves_section(panels, looks, shelf)),
         ]
     over_tasks = task_scores(panels)

@@ -20,6 +20,24 @@ def listing(items: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def part_of(part: int, whole: int, noun: str) -> str:
+    """3 of 4 lanes, or 4 lanes where that is all."""
+    return count(whole, noun) if part == whole else f"{part:,} of {count(whole, noun)}"
+
+
+def left_out(counts: Iterable[tuple[str, int, int]]) -> str:
+    """1 of 4 lanes of ANF-SAC and 2 of 4 lanes of SAC; nothing where none is missing.
+
+    Args:
+        counts: of each arm its label, how many lanes are missing, and how many it has.
+    """
+    return listing(
+        f"{missing:,} of {count(every, 'lane')} of {label}"
+        for label, missing, every in counts
+        if missing
+    )
+
+
 def when(time: datetime) -> str:
     """A time to the minute, in UTC; one without a zone is taken to be so."""
     time = time if time.tzinfo is None else time.astimezone(UTC)

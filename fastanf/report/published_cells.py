@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fastanf.published import PublishedReturn
 from fastanf.report.answers import Comparison, Final, published_step
 from fastanf.report.markup import Column, Markup, element, join, note
-from fastanf.report.phrases import ABSENT, count, listing, returns, returns_range
+from fastanf.report.phrases import ABSENT, count, listing, part_of, returns, returns_range
 
 COLUMNS = (Column("published", True), Column("ours at that step", True), Column("difference", True))
 
@@ -32,8 +32,12 @@ def _compared(one: Comparison) -> tuple[Markup, Markup, Markup]:
 
 
 def _ours_text(one: Comparison) -> str:
-    interval = returns_range(one.ours.low, one.ours.high)
-    return interval if one.step == published_step(one.published) else f"at {one.step:,} {interval}"
+    at = "" if one.step == published_step(one.published) else f"at {one.step:,}"
+    every = one.ours.num_runs + one.ours.num_left_out
+    lanes = part_of(one.ours.num_runs, every, "lane") if one.ours.num_left_out else ""
+    return " ".join(
+        part for part in (at, returns_range(one.ours.low, one.ours.high), lanes) if part
+    )
 
 
 def _published(one: PublishedReturn) -> Markup:

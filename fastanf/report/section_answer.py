@@ -13,8 +13,9 @@ from fastanf.report.figures_in_page import Shelf
 from fastanf.report.markup import Column, Markup, element, join, note, paragraph, table, with_range
 from fastanf.report.merging import ArmRecord
 from fastanf.report.phrases import (
-    count,
+    left_out,
     listing,
+    part_of,
     returns,
     returns_range,
     share,
@@ -75,7 +76,9 @@ def _in_words(finals: Sequence[Final]) -> str:
     best = finals[0]
     if not math.isfinite(best.mean.value):
         return "No arm has a final return."
-    text = f"{_ends_at(best)} after {best.step:,} steps ({count(best.mean.num_runs, 'lane')})"
+    every = best.mean.num_runs + best.mean.num_left_out
+    lanes = part_of(best.mean.num_runs, every, "lane")
+    text = f"{_ends_at(best)} after {best.step:,} steps ({lanes})"
     if len(finals) == 1:
         return f"{text}."
     second, pair = finals[1], best_pairs(finals)[0]
@@ -92,7 +95,7 @@ def _in_words(finals: Sequence[Final]) -> str:
 
 def _ends_at(final: Final) -> str:
     interval = _range(final.mean)
-    verb = "ends" if all(lane.is_finished for lane in final.record.lanes) else "stands"
+    verb = "ends" if all(lane.is_over for lane in final.record.lanes) else "stands"
     return f"{final.record.arm.label} {verb} at {returns(final.mean.value)}" + (
         f" {interval}" if interval else ""
     )
@@ -161,12 +164,23 @@ def _final_notes(finals: Sequence[Final]) -> list[Markup]:
     if any(final.mean.num_runs < MIN_LANES for final in finals):
         sentences.append(f"With fewer than {MIN_LANES} lanes there is no interval.")
     if len({final.step for final in finals}) > 1:
-        sentences.append("The arms stand at different steps: their order may change.")
+        is_over = all(lane.is_over for final in finals for lane in final.record.lanes)
+        sentences.append(
+            "The arms end at different steps, because lanes were stopped or trained less."
+            if is_over
+            else "The arms stand at different steps: their order may change."
+        )
     if any(final.mean.num_left_out for final in finals):
         sentences.append(
             "k of n: the other lanes lack one of the last evaluations or have no finite return "
             "there; they are left out, which can flatter the arm."
         )
+    stopped = left_out(
+        (final.record.arm.label, len(final.record.stopped), len(final.record.lanes))
+        for final in finals
+    )
+    if stopped:
+        sentences.append(f"Stopped, because broken: {stopped}.")
     return [note(" ".join(sentences))] if sentences else []
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fastanf.curves import panel_title
 from fastanf.picture import Style
-from fastanf.report.arms import Key
+from fastanf.report.arms import Key, label_among
 from fastanf.report.connection_data import ArmLayers, lane_map, median_lane, permutation_steps
 from fastanf.report.connections import ACTOR, FeatureMap
 from fastanf.report.feature_names import feature_names
@@ -17,6 +17,7 @@ from fastanf.report.figures_features import feature_heat_map
 from fastanf.report.figures_histograms import connection_histograms
 from fastanf.report.figures_in_page import Shelf
 from fastanf.report.markup import Markup, details, element, join, note
+from fastanf.report.phrases import left_out
 
 MANY_MAPS = 4
 """Heat maps of further arms are shown on demand only."""
@@ -32,7 +33,8 @@ def connections_section(
         note(
             "The input layer of an agent sees real features and noise features; a good one "
             "spends its connections on the real ones. Critics: mean of both. Tasks without noise "
-            "features are left out."
+            "features are left out. Numbers of a step are over the lanes that have a record there."
+            + _missing(found)
         )
     ]
     if sparse:
@@ -63,6 +65,16 @@ def connections_section(
     if sparse:
         parts += [element("h3", "Each feature"), *_per_arm(sparse, shelf)]
     return join(parts)
+
+
+def _missing(found: Sequence[ArmLayers]) -> str:
+    """Lanes that lack the last step of their arm's records, which others have."""
+    arms = [each.record.arm for each in found]
+    missing = left_out(
+        (label_among(each.record.arm, arms), each.num_without_last, len(each.record.lanes))
+        for each in found
+    )
+    return f" Not at the last step: {missing}." if missing else ""
 
 
 def _per_arm(sparse: Sequence[ArmLayers], shelf: Shelf) -> list[Markup]:

@@ -88,7 +88,8 @@ def _wall_clock(
         wall_clock_curves(timed, looks, summarize=mean_band, conditions=_devices(runs)),
         "Return of each arm against wall-clock time",
         "Return against the wall-clock time of the block that a lane trained in: more lanes at "
-        "once take longer, and share the time.",
+        "once take longer, and share the time. Lanes without a finite return are left out as in "
+        "the learning curves.",
     )
 
 
@@ -160,7 +161,8 @@ def _pace_note(runs: Sequence[RunRecord]) -> str:
     return (
         "Lanes that train together take their steps together: the time is that of all of them, "
         "with random start, evaluations and saving, and is not to be added up. Steps and updates "
-        "a second: median over lanes and training intervals, without evaluations; times the lanes "
+        "a second: median over lanes and training intervals, without evaluations (of a lane that "
+        "was stopped, those until then: its place in the block goes on); times the lanes "
         f"together it is the throughput. Measured on {_devices(runs)} while the run trained; "
         "other load on the machine is in it."
     )

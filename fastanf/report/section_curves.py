@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from fastanf.curves import panel_title
 from fastanf.picture import Style
 from fastanf.report.answers import Final, published_of
-from fastanf.report.arms import Key, Panel
+from fastanf.report.arms import Key, Panel, label_among
 from fastanf.report.bands import mean_band
 from fastanf.report.connection_data import permutation_steps
 from fastanf.report.figures_curves import Published, learning_curves
 from fastanf.report.figures_in_page import Shelf
 from fastanf.report.markup import Markup, join
-from fastanf.report.phrases import count, listing
+from fastanf.report.phrases import count, left_out, listing
 from fastanf.report.section_efficiency import efficiency_part
 
 
@@ -39,6 +41,12 @@ def curves_section(
             "95% bootstrap interval of the mean, at each step by itself; lanes without a finite "
             "return at a step are left out of it."
         )
+        missing = left_out(
+            (label_among(arm, arms), int(np.isnan(arm.returns[:, -1]).sum()), len(arm.lanes))
+            for arm in arms
+        )
+        if missing:
+            caption += f" Not in the last point of their curve: {missing}."
         if any(published.values()):
             caption += " Hollow marks: published means, where their steps are near ours."
         name = f"curves_{env}"

@@ -9,11 +9,11 @@ from fastanf.config import has_sparsity
 from fastanf.curves import panel_title
 from fastanf.picture import Style
 from fastanf.report.answers import Final
-from fastanf.report.arms import Key, Panel
+from fastanf.report.arms import Key, Panel, label_among
 from fastanf.report.figures_efficiency import Reaching, sample_efficiency
 from fastanf.report.figures_in_page import Shelf
 from fastanf.report.markup import Markup, element, join
-from fastanf.report.phrases import listing, returns
+from fastanf.report.phrases import left_out, listing, returns
 from fastanf.statistics import Tasks, first_step_reaching
 
 
@@ -31,13 +31,22 @@ def efficiency_part(
         words.append(f"{panel_title(panel)}: {returns(threshold)}, of {rule.record.arm.label}")
     if not rows:
         return Markup("")
+    missing = left_out(
+        (
+            label_among(row.arm, [each.arm for each in rows]),
+            row.estimate.num_left_out,
+            len(row.arm.lanes),
+        )
+        for row in rows
+    )
     figure = shelf.put(
         "steps_to_return",
         sample_efficiency(rows, looks),
         "Steps until each arm reached the final return of a yardstick",
         "Steps until the running mean of a lane's evaluations (as many as its final return is "
         f"made of) reached the final mean return of a yardstick ({listing(words)}). The yardstick "
-        "is the best dense arm; where none is dense, the arm that ends lowest.",
+        "is the best dense arm; where none is dense, the arm that ends lowest."
+        + (f" Not in the median, because of stops or gaps before: {missing}." if missing else ""),
     )
     return join([element("h3", "Steps to a return"), figure])
 

@@ -96,7 +96,7 @@ def _lane_table(states: Sequence[LaneState], has_runs: bool) -> Markup:
                 "Step: environment steps after the random start, at the lane's last evaluation. "
                 "Last return: mean over the episodes of that evaluation. Failed simulations: "
                 "training steps whose simulation broke down; they are not stored. A waiting lane "
-                "has not been evaluated yet."
+                "has not been evaluated yet; a stopped one is broken and has a section of its own."
             ),
         ]
     )

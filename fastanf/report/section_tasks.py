@@ -1,14 +1,15 @@
 """The section on several tasks together: aggregates, profiles and who beats whom."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fastanf.bootstrap import performance_profile
+from fastanf.bootstrap import Estimate, performance_profile
 from fastanf.picture import Style
 from fastanf.report.arms import Key, label_of
 from fastanf.report.figures_in_page import Shelf
 from fastanf.report.figures_summary import (
+    Aggregates,
     Profile,
     aggregate_scores,
     improvement_probabilities,
@@ -30,7 +31,8 @@ def tasks_section(found: TaskScores, looks: Mapping[Key, Style], shelf: Shelf) -
             f"Returns of {count(num_tasks, 'task')} on one scale: 0 is the mean return at the "
             "first evaluation over dense lanes (over all lanes where none is dense), 1 the "
             "highest mean of an arm at the last step that all arms of the task have reached. "
-            "Arms are compared at that step; the scale itself is taken as known."
+            "Arms are compared at that step; the scale itself is taken as known, and made of the "
+            "lanes that have these evaluations."
         ),
         _scale_table(found),
         *([note(f"Left out: {'; '.join(found.left_out)}.")] if found.left_out else []),
@@ -44,7 +46,7 @@ def tasks_section(found: TaskScores, looks: Mapping[Key, Style], shelf: Shelf) -
             [
                 [
                     label_of(row.key),
-                    str(row.iqm.num_runs),
+                    _runs(row.iqm),
                     *(
                         with_range(share(one.value), share_range(one.low, one.high))
                         for one in (row.iqm, row.mean, row.median, row.optimality_gap)
@@ -56,7 +58,7 @@ def tasks_section(found: TaskScores, looks: Mapping[Key, Style], shelf: Shelf) -
         note(
             "IQM: mean of the middle half of all runs; mean and median: over tasks, of the mean "
             "over their runs; gap to 1: what is missing to 1 in the mean, more than 1 counting as "
-            "1. In brackets: 95% bootstrap intervals, resampled within each task."
+            "1. In brackets: 95% bootstrap intervals, resampled within each task." + _missing(rows)
         ),
         shelf.put(
             "aggregates",
@@ -80,6 +82,21 @@ def tasks_section(found: TaskScores, looks: Mapping[Key, Style], shelf: Shelf) -
             ),
         ]
     return join(parts)
+
+
+def _runs(found: Estimate) -> str:
+    every = found.num_runs + found.num_left_out
+    return f"{found.num_runs} of {every}" if found.num_left_out else str(every)
+
+
+def _missing(rows: Sequence[Aggregates]) -> str:
+    """What is not in the numbers of this section."""
+    if not any(row.iqm.num_left_out for row in rows):
+        return ""
+    return (
+        " k of n: the other runs have no final return at the step of comparison (stopped, or not "
+        "so far yet); they are in no number and no picture of this section."
+    )
 
 
 def _scale_table(found: TaskScores) -> Markup:

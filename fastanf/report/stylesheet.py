@@ -56,7 +56,7 @@ pre {
 .state { font-weight: 600; }
 .finished { color: var(--good); }
 .running, .training, .waiting, .interrupted { color: var(--wait); }
-.failed, .lost { color: var(--bad); }
+.failed, .lost, .stopped { color: var(--bad); }
 .bar { height: .4rem; max-width: 44rem; margin: .35rem 0 .9rem; border-radius: 1rem;
   background: var(--line); overflow: hidden; }
 .bar span { display: block; height: 100%; background: var(--accent); }

@@ -35,6 +35,7 @@ def make_oracle(env_id: str, seeds: list[int]) -> GymnasiumVecEnv:
 
 def reset_in_full_precision(env: EnvPoolVecEnv) -> NDArray[np.float64]:
     """Reset every row and return what the engine says before it is rounded to float32."""
+    env.reset()
     obs, _ = env._env.reset()
     return obs.copy()
 
@@ -110,6 +111,19 @@ def test_set_state_forgets_the_past() -> None:
     step = env.step(np.full((2, 6), 0.5, np.float32))
     np.testing.assert_array_equal(step.final_obs[0], step.final_obs[1])
     np.testing.assert_array_equal(step.reward[0], step.reward[1])
+
+
+def test_a_row_that_was_placed_is_not_saved_until_its_next_reset() -> None:
+    env, fresh = (make_oracle("Hopper-v5", [1, 2]) for _ in range(2))
+    env.reset()
+    state = env.state()
+    env.set_state(1, *env.get_state(0))
+    with pytest.raises(ValueError, match=r"^row 1 was placed by set_state, which no replay"):
+        env.state()
+    with pytest.raises(ValueError, match=r"^the simulator was used before"):
+        env.restore(state)
+    env.reset()
+    np.testing.assert_array_equal(fresh.restore(env.state()), env.restore(env.state()))
 
 
 def test_building_leaves_no_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import envs
-from envs.interface import RowVecEnv, Step, VecEnv
+from envs.interface import RowVecEnv, SavableVecEnv, Step, VecEnv
 
 MJX = pytest.param(
     "mjx",
@@ -169,6 +169,70 @@ def test_stepping_some_rows_leaves_the_others(backend: str) -> None:
             assert_rows_equal(step, expected[clock[row]], i, int(row))
         clock[rows] += 1
     assert clock.min() > 2 * limit
+
+
+def make_savable(backend: str, seeds: list[int], limit: int, num_threads: int = 1) -> SavableVecEnv:
+    env = make(backend, "Hopper", seeds, limit, num_threads=num_threads)
+    assert isinstance(env, SavableVecEnv)
+    return env
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_saved_state_goes_on_exactly(backend: str) -> None:
+    """In mid-episode, after a whole reset and in steps at which episodes end."""
+    seeds, limit = list(range(20, 29)), 25  # MJX has two parts of them
+    env = make_savable(backend, seeds, limit)
+    assert env.state() == {}
+    obs, actions = env.reset(), random_actions(env, 75)
+    num_ends = 0
+    for time in (0, 1, 13, 25, 50):
+        state = env.state()
+        kept = copy.deepcopy(state)
+        assert all(len(array) == len(seeds) for array in state.values())
+        expected = [env.step(action) for action in actions[time : time + 25]]
+        assert state.keys() == kept.keys()
+        for name, array in state.items():  # a copy, which nothing writes to
+            np.testing.assert_array_equal(array, kept[name])
+        again = make_savable(backend, seeds, limit, num_threads=2)
+        np.testing.assert_array_equal(again.restore(state), obs)
+        for name, array in again.state().items():
+            np.testing.assert_array_equal(array, kept[name])
+        for action, step in zip(actions[time : time + 25], expected, strict=True):
+            assert_rows_equal(again.step(action), step)
+            num_ends += int(step.terminated.sum() + step.truncated.sum())
+        # What was restored is saved in its turn.
+        obs = again.reset()
+        np.testing.assert_array_equal(env.reset(), obs)
+        env.close()
+        env = again
+    assert num_ends > 40
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_state_can_be_restored_after_a_first_reset(backend: str) -> None:
+    env, again = (make_savable(backend, [3, 4], NO_LIMIT) for _ in range(2))
+    env.reset()
+    again.reset()
+    np.testing.assert_array_equal(again.restore(env.state()), again.restore(env.state()))
+    step = env.step(random_actions(env, 1)[0])
+    np.testing.assert_array_equal(again.restore(env.state()), step.obs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_state_of_another_number_of_rows_is_refused(backend: str) -> None:
+    env, other = make_savable(backend, [3, 4], NO_LIMIT), make_savable(backend, [3], NO_LIMIT)
+    other.reset()
+    with pytest.raises(ValueError, match=r"^simulator state '\w+' is \w+ \(1.*\); this run needs"):
+        env.restore(other.state())
+    with pytest.raises(ValueError, match=r"^simulator state '\w+' is missing; this run needs"):
+        env.restore({})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_before_the_first_reset_is_refused(backend: str) -> None:
+    env = make(backend, "Hopper", [5])
+    with pytest.raises(ValueError, match=r"^the simulator must be reset before its first step$"):
+        env.step(np.zeros((1, 3), np.float32))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

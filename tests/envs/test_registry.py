@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,13 @@ class CountingEnv:
         self.count = self.count + 1
         no = np.zeros(self.num_rows, np.bool_)
         return Step(self.count, self.count[:, 0], no, no, self.count, no)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"count": self.count}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.count = state["count"]
+        return self.count
 
     def close(self) -> None:
         pass

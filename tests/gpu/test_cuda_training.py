@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from fastanf import runner
 from fastanf.__main__ import main
 from fastanf.cli import parse_command_line
 from fastanf.collect import Collector
-from fastanf.learner import Learner
 from tests import fake_env
+from tests.interruptions import records, rows_of, signal_at_update
+from tests.tiny_runs import status_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,7 +35,7 @@ EVAL_STEPS = [40, 80, 120, 160]
 @pytest.fixture(autouse=True)
 def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_env.register(monkeypatch)
-    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path: path.touch())
+    monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
 
 
 def train(path: Path, **options: Any) -> int:
@@ -46,50 +45,32 @@ def train(path: Path, **options: Any) -> int:
     return runner.train(parse_command_line(arguments))
 
 
-def evaluations(path: Path) -> list[dict[str, str]]:
-    with open(path / "eval.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
-
-
-def status_of(path: Path) -> str:
-    return json.loads((path / "manifest.json").read_text())["status"]
-
-
 @pytest.mark.parametrize("policy", ["ANF-SAC", "ANF-TD3"])
 def test_a_run_trains_and_evaluates_every_lane(tmp_path: Path, policy: str) -> None:
     path = tmp_path / "run"
     assert train(path, policy=policy) == 0
     assert status_of(path) == "finished"
-    rows = evaluations(path)
+    rows = rows_of(path)
     for lane in ("0", "1"):
         assert [int(row["step"]) for row in rows if row["lane"] == lane] == EVAL_STEPS
     assert all(math.isfinite(float(row["return_mean"])) for row in rows)
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, update_, calls = tmp_path / "run", Learner.update_, 0
-
-    def interrupted(self: Learner) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 65:  # after captures, between two evaluations
-            raise runner.Interrupted
-        update_(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update_", interrupted)
+@pytest.mark.parametrize("number", [1, 65])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, number: int) -> None:
+    """Before graphs are captured and after it, between two evaluations."""
+    path, whole = tmp_path / "run", tmp_path / "whole"
+    assert train(whole) == 0
+    with signal_at_update(number):
         assert train(path) == runner.EXIT_INTERRUPTED
     assert status_of(path) == "interrupted"
     assert main(["resume", str(path)]) == 0
     assert status_of(path) == "finished"
-    rows = evaluations(path)
-    for lane in ("0", "1"):
-        assert [int(row["step"]) for row in rows if row["lane"] == lane] == EVAL_STEPS
-    assert all(math.isfinite(float(row["return_mean"])) for row in rows)
+    assert records(path) == records(whole)
 
 
 def test_overlap_changes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(tmp_path / "overlapping") == 0
     monkeypatch.setattr(Collector, "may_update_early", lambda *_: False)
     assert train(tmp_path / "in_turn") == 0
-    assert evaluations(tmp_path / "overlapping") == evaluations(tmp_path / "in_turn")
+    assert records(tmp_path / "overlapping") == records(tmp_path / "in_turn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import envs
 from envs.interface import TensorVecEnv
+from tests.helpers import all_state, copy_block, unequal_names
 
 jax = pytest.importorskip("jax", reason="needs the extra fastanf[mjx]")
 
@@ -61,7 +63,7 @@ def test_observations_stay_on_the_gpu() -> None:
     assert torch.isfinite(step.obs).all()
 
 
-def test_a_block_trains_on_it() -> None:
+def test_a_block_trains_on_it_and_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
     from fastanf.block import TrainingBlock
     from fastanf.config import TrainConfig
 
@@ -77,4 +79,7 @@ def test_a_block_trains_on_it() -> None:
         block.learner.update_()
     losses = torch.stack(list(block.algorithm.losses)[:2])
     assert torch.isfinite(losses).all() and int(block.collector.num_failures.sum()) == 0
+    copy = copy_block(block, tmp_path)
+    assert not unequal_names(all_state(block), all_state(copy))
     block.close()
+    copy.close()

@@ -98,7 +98,7 @@ def test_bad_input_ends_in_one_line(arguments: list[str], words: str, capsys) ->
 
 
 def test_simulator_that_cannot_be_made_ends_in_one_line(capsys) -> None:
-    def broken(*_: Any) -> envs.VecEnv:
+    def broken(*_: Any) -> Any:
         raise RuntimeError("no such\nlibrary")
 
     envs.register_backend("broken", broken, [envs.spec("Small-v0", "random")])

@@ -85,7 +85,10 @@ def test_every_combination_of_policies_lanes_and_swept_settings_is_a_point() -> 
         (["--sweep", "batch_size="], "--sweep must be field=v1,v2"),
         (["--sweep", "batchsize=3"], "--sweep batchsize=3: batchsize is not a setting of training"),
         (["--sweep", "device=cpu"], "device is not a setting of training"),
-        (["--sweep", "batch_size=8,x"], "--batch_size must be an integer of at least 1, got 'x'"),
+        (
+            ["--sweep", "batch_size=8,x"],
+            "--batch_size must be an integer of at least 1 and at most 10000000, got 'x'",
+        ),
         (["--sweep", "batch_size=8,8"], "--sweep must make points that differ"),
         (["--vary", "tau=0.1,0.2"], "--sweep"),
         (["--policy", "SAC", "TD3"], "lanes of one kind, got 2"),

@@ -169,4 +169,4 @@ def test_kernels_stand_beside_plain_torch(results: Path) -> None:
 def test_every_table_that_a_readme_names_exists() -> None:
     for path in readme_tables.FILES:
         names = re.findall(r"<!-- table: (\w+) -->", path.read_text())
-        assert names and set(names) <= result_tables.TABLES.keys()
+        assert names and set(names) <= readme_tables.TABLES.keys()

@@ -37,3 +37,14 @@ def test_the_time_limit_ends_episodes_and_nothing_else_does() -> None:
         # After the limit the next episode begins elsewhere.
         assert (step.obs != step.final_obs).any() == (time % 3 == 0)
         last = step.obs
+
+
+def test_a_saved_state_goes_on_exactly() -> None:
+    env, again = (envs.make("Ant-v3", stand_in.NAME, [1, 2], max_episode_steps=3) for _ in range(2))
+    obs, still = env.reset(), np.zeros((2, 8), np.float32)
+    for _ in range(4):
+        obs = env.step(still).obs
+    np.testing.assert_array_equal(again.restore(env.state()), obs)
+    for _ in range(4):
+        for one, other in zip(env.step(still), again.step(still), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -72,12 +72,12 @@ def test_unequal_lengths_and_lost_returns_are_nan(tmp_path: Path) -> None:
     assert record.arm.steps.tolist() == [5000, 10_000, 15_000, 20_000]
 
 
-def test_of_two_rows_of_one_step_the_last_counts(tmp_path: Path) -> None:
+def test_two_rows_of_one_step_are_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", run_lanes(["SAC"], num_seeds=1), 2)
     lines = (path / "eval.csv").read_text().splitlines(keepends=True)
     (path / "eval.csv").write_text("".join([*lines, lines[1].replace(",80.0,", ",81.0,")]))
-    (lane,) = read_runs([path])[0].lanes
-    assert [row.return_std for row in lane.evaluations] == [81.0, 80.0]
+    with pytest.raises(ValueError, match=r"eval\.csv' line 4, column step must be above 10000"):
+        read_runs([path])
 
 
 def test_names_of_runs_are_the_shortest_that_differ() -> None:
