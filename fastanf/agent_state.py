@@ -19,7 +19,7 @@ from fastanf.config import TrainConfig
 from fastanf.lane_records import blocks_from_rows
 from fastanf.records import read_manifest
 from fastanf.rows import EvaluationRow, read_evaluations, read_lanes, read_quarantine
-from fastanf.tensor_file import read_row
+from fastanf.tensor_file import check_seal, read_row
 
 _ACTOR, _OPTIMIZER, _FEATURES = "learner/actor.", "learner/actor.optimizer.", "features/"
 _UPDATES = "learner/num_updates"
@@ -102,8 +102,10 @@ def _newest_lane_tensors(
         if checkpoint is None:
             raise FileNotFoundError
         num_looks += 1
+        file = checkpoint.path / checkpoint.tensors_file
         try:
-            return _lane_tensors(checkpoint.path / checkpoint.tensors_file, position)
+            check_seal(file, checkpoint.seals[checkpoint.tensors_file])
+            return _lane_tensors(file, position)
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             if isinstance(error, FileNotFoundError) and num_looks < _NUM_LOOKS:
                 continue  # a run that goes on has a newer one, and removed this

@@ -102,7 +102,10 @@ class Checkpoint:
             ValueError: one is missing or is not what was written.
         """
         for name, seal in self.seals.items():
-            check_seal(self.path / name, seal)
+            try:
+                check_seal(self.path / name, seal)
+            except OSError as error:
+                raise ValueError(f"{name} cannot be read: {error.strerror}") from error
 
     def write_index(self) -> None:
         """Make the files a checkpoint."""

@@ -186,12 +186,10 @@ def check_seal(path: Path, seal: Seal) -> None:
     """Whether a file is what was written; it is read in small pieces.
 
     Raises:
-        ValueError: it is missing, or its content is another.
+        OSError: it cannot be read.
+        ValueError: its content is another.
     """
-    try:
-        # One byte more than there should be, so that a longer file is seen.
-        size, checksum = sha256_of(path, seal.size + 1)
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
+    # One byte more than there should be, so that a longer file is seen.
+    size, checksum = sha256_of(path, seal.size + 1)
     if Seal(size, checksum.hexdigest()) != seal:
         raise ValueError(f"{path.name} {_OTHER}")

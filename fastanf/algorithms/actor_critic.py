@@ -225,9 +225,8 @@ class ActorCritic(ABC):
             targets=any(update % period == 0 for period in self.settings.target_period),
             # An actor's connections may grow by the gradient of an update before.
             gradients=any(
-                topology.needs_gradient(coming)
+                topology.needs_gradient(update, self.settings.policy_delay)
                 for topology in self.topologies
-                for coming in range(update, update + self.settings.policy_delay)
             ),
         )
 

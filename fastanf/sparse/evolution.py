@@ -76,11 +76,18 @@ class TopologyEvolution:
         """Let the optimizer's next step keep what connections grow by, or nothing."""
         self.optimizer.kept_gradients = self.kept_gradients if is_wanted else ()
 
-    def needs_gradient(self, update: int) -> bool:
-        """Whether connections grow by the dense gradient after this update."""
+    def needs_gradient(self, update: int, num_updates: int = 1) -> bool:
+        """Whether connections grow by the dense gradient after one of some updates.
+
+        Args:
+            update: number of the first of them.
+            num_updates: how many, which may be more than anyone can count through.
+        """
         return any(
-            topology.needs_gradient and topology.when(clock, update)
+            update <= coming < update + num_updates and topology.when(clock, coming)
             for topology, clock in self._distinct_clocks
+            if topology.needs_gradient
+            for coming in (clock.next_on_grid(update), clock.end)
         )
 
     @torch.no_grad()

@@ -76,6 +76,11 @@ class Clock:
         """Whether this is update 2, 2 + period, 2 + 2*period, ...; the first update is 1."""
         return update >= FIRST_UPDATE and (update - FIRST_UPDATE) % self.period == 0
 
+    def next_on_grid(self, update: int) -> int:
+        """The first update on the grid that is this one or comes after it."""
+        passed = max(0, update - FIRST_UPDATE)
+        return FIRST_UPDATE - (-passed // self.period) * self.period
+
 
 @dataclass(frozen=True)
 class Schedule:

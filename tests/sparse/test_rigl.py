@@ -241,6 +241,10 @@ def test_gradients_are_kept_at_one_place_where_they_are_wanted() -> None:
     first, second = network.evolution.kept_gradients
     assert (len(first.kept), len(second.kept)) == (2 * COPIES, COPIES)  # lanes 0 and 2; lane 2
     wanted = [update for update in range(1, 16) if network.evolution.needs_gradient(update)]
+    for update in range(1, 20):
+        for num_updates in (1, 2, 3, 7, 10**12):
+            is_wanted = any(update <= each < update + num_updates for each in wanted)
+            assert network.evolution.needs_gradient(update, num_updates) == is_wanted
     assert wanted == [2, 4, 5, 6, 8, 10, 11, 12, 14]
     places = [kept.kept.data_ptr() for kept in (first, second)]
     grads = network.step_(2)
