@@ -97,7 +97,8 @@ class BlockRun:
             if saved is not None:
                 self.folder.check_seals(saved.state["seals"])
         if saved is not None and saved.state["is_finished"]:
-            self._show_again()
+            with value_errors_refuse():
+                self._show_again()
             return
         self.progress.phase("building")
         with value_errors_refuse():
@@ -110,7 +111,8 @@ class BlockRun:
             if saved is not None:
                 self._restore_(block, saved)
             else:  # a run that was killed before its first checkpoint begins again
-                self.folder.truncate_after(dict.fromkeys(self.lanes, -1))
+                with value_errors_refuse():
+                    self.folder.truncate_after(dict.fromkeys(self.lanes, -1))
             self._train_(block)
         finally:
             block.close()
@@ -260,12 +262,13 @@ class BlockRun:
         self.evaluated_step = state["evaluated_step"]
         # Rows of what came after the checkpoint may be there; all of it is repeated.
         last_step = int(self.step * self.envs_per_lane)
-        self.folder.truncate_after(dict.fromkeys(self.lanes, last_step))
         watch = block.learner.watch
-        stopped = [row for row in read_quarantine(self.folder.path) if row.lane in self.lanes]
-        watch.restore_({self.lanes.index(row.lane): row.cause for row in stopped})
-        watch.note_checkpoint_(self.step * self.envs_per_lane, block.learner.num_updates)
-        self._show_again()
+        with value_errors_refuse():  # of tables that are damaged behind what the checkpoint sealed
+            self.folder.truncate_after(dict.fromkeys(self.lanes, last_step))
+            stopped = [row for row in read_quarantine(self.folder.path) if row.lane in self.lanes]
+            watch.restore_({self.lanes.index(row.lane): row.cause for row in stopped})
+            watch.note_checkpoint_(self.step * self.envs_per_lane, block.learner.num_updates)
+            self._show_again()
 
     def _show_again(self) -> None:
         for row in read_evaluations(self.folder.path):

@@ -214,7 +214,7 @@ def shown(value: object) -> str:
 
 def start_of(text: str, most: int = 400) -> str:
     """A text as an error repeats it: its start where it is long, and what prints."""
-    start = visible(text[:most])
+    start = visible(text[:most])[:most]
     return start if len(text) <= most else f"{start}... ({len(text)} characters)"
 
 

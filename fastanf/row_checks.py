@@ -39,6 +39,23 @@ def check_connections(path: Path, line: int, row: FeatureRow, most_noise: int) -
         raise bad_cell(path, line, "connections", f"empty or {number} counts", row.connections)
 
 
+def check_once_each(path: Path, rows: Sequence[AnyRow]) -> None:
+    """Sees whether no lane has two rows: it is stopped once.
+
+    Args:
+        path: the table, for the error.
+        rows: all of it.
+
+    Raises:
+        ValueError: one has.
+    """
+    seen: set[int] = set()
+    for line, row in enumerate(rows, start=2):
+        if row.lane in seen:
+            raise bad_cell(path, line, "lane", "a lane that was not stopped before", row.lane)
+        seen.add(row.lane)
+
+
 def check_lane(path: Path, line: int, row: AnyRow, lanes: LaneRows) -> None:
     """Sees whether a row is of a lane that the run has, and says the same of it.
 

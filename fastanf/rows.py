@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastanf.instrument import STEP_STAGES, UPDATE_STAGES
-from fastanf.row_checks import LaneRows, check_connections, check_lane
+from fastanf.row_checks import LaneRows, check_connections, check_lane, check_once_each
 from fastanf.strict_json import strict_loads
 from fastanf.tables import bad_cell, typed_columns, whole_rows
 
@@ -327,4 +327,6 @@ def _read(path: str | Path, kind: type[Row], lanes: LaneRows | None = None) -> l
             check_connections(path, line, row, MAX_NOISE_FEATURES)
         if lanes is not None:
             check_lane(path, line, row, lanes)
+    if kind is QuarantineRow:
+        check_once_each(path, rows)
     return rows

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastanf.files import append_text, cut_file, read_regular, sha256_of, write_atomic
-from fastanf.options import shown
+from fastanf.options import shown, start_of
 from fastanf.rows import AnyRow, columns, csv_line, row_cells
 from fastanf.table_seals import MAX_BYTES, Seals, verify_seals
 from fastanf.tables import whole_rows
@@ -79,7 +79,8 @@ class _Table:
         found = whole_rows(self.path)[0]
         if found != list(self.header):
             raise ValueError(
-                f"{self.path.name} has columns {','.join(found)}: expected {','.join(self.header)}"
+                f"{self.path.name} has columns {start_of(','.join(found))}: expected "
+                f"{','.join(self.header)}"
             )
         self._measure()
 

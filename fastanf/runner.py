@@ -62,7 +62,8 @@ def _extend(study: Study, standing: Standing) -> int:
     """Go on with a study's folder: what is unfinished there, then its further lanes."""
     path = Path(standing.path)
     if standing.is_finished and not study.blocks:
-        _show_results(path)
+        with value_errors_refuse():
+            _show_results(path)
         return EXIT_FINISHED
     blocks = [*standing.blocks, *(block.lanes for block in study.blocks)]
     with value_errors_refuse():
@@ -165,7 +166,10 @@ def _lane_numbers(blocks: Sequence[Sequence[TrainConfig]]) -> list[range]:
 
 
 def _conclude(folder: RunFolder, status: str) -> None:
-    _show_results(folder.path)
+    try:
+        _show_results(folder.path)
+    except ValueError as error:  # a damaged table: what ended the run is to be heard too
+        print(f"no results: {error}")
     if status != "finished":
         print(f"{status}; go on with: python -m fastanf resume {folder.path}")
 

@@ -14,10 +14,10 @@ from tests.killable import Trainer
 NUM_KILLS, KILLS_OF_A_RUN = 25, 5
 OPTIONS = {
     "policy": "ANF-SAC SAC", "env": "Hopper-v3", "noise_fraction": "0.8", "num_seeds": "1",
-    "max_timesteps": "400", "start_timesteps": "100", "eval_freq": "100", "eval_episodes": "2",
-    "hidden": "24x24", "batch_size": "16", "topology_period": "50", "checkpoint_minutes": "1e-6",
-    "permute_period": "150", "layout": "masked", "tensorboard": "false", "device": "cpu",
-    "replay_capacity": "250",  # it wraps around
+    "max_timesteps": "240", "start_timesteps": "60", "eval_freq": "60", "eval_episodes": "1",
+    "hidden": "16x16", "batch_size": "16", "topology_period": "30", "checkpoint_minutes": "1e-6",
+    "permute_period": "90", "layout": "masked", "tensorboard": "false", "device": "cpu",
+    "replay_capacity": "150",  # it wraps around
 }  # fmt: skip
 CLOCKS = {"wall_s", "env_steps_per_s", "lane_updates_per_s"}
 TABLES = ("eval.csv", "train.csv", "topology.csv", "features.csv", "quarantine.csv")

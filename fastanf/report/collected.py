@@ -190,6 +190,11 @@ def _check_lanes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if missing:
         raise ValueError(f"{str(path)!r} lacks the columns {', '.join(missing)}")
     for row in rows:
+        if type(row.get("block")) is not int:
+            raise ValueError(
+                f"{str(path)!r} lane {row['lane']}: block must be an integer, got "
+                f"{shown(row.get('block'))}"
+            )
         for name in NEEDED:
             label = f"{str(path)!r} lane {row['lane']}: {name}"
             if name in ("noise_fraction", "seed", "max_timesteps"):

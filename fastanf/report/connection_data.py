@@ -84,7 +84,13 @@ def lane_map(record: ArmRecord, lane: LaneRecord, network: str) -> FeatureMap | 
 
 
 def permutation_steps(lane: LaneRecord) -> list[int]:
-    """Steps after which the features of a lane changed places, as far as it has trained."""
-    period = int(lane.settings.get("permute_period") or 0)
+    """Steps after which the features of a lane changed places, as far as it has trained; none
+    where there are more than a picture can show.
+    """
+    period = lane.config.noise.permute_period if lane.config else 0
     last = max([lane.last_step, *(row.step for row in lane.training[-1:])])
-    return list(range(period, last + 1, period)) if period else []
+    is_shown = period and last // period <= _MOST_SHOWN
+    return list(range(period, last + 1, period)) if is_shown else []
+
+
+_MOST_SHOWN = 500

@@ -202,6 +202,13 @@ def test_rows_that_are_doubled_or_late_are_refused(copy: Path, name: str) -> Non
         READERS[name](copy)
 
 
+def test_a_lane_that_is_stopped_twice_is_refused(copy: Path) -> None:
+    with open(copy / "quarantine.csv", "a") as file:
+        file.write("1,20000,20000,critic loss nan,-1\n")
+    with pytest.raises(ValueError, match="line 3, column lane must be a lane that was not stopped"):
+        read_quarantine(copy)
+
+
 BAD_TABLES = {
     "quote over lines": (lambda text: text.replace(",80.0,", ',"80.0,', 1), "is damaged"),
     "quote inside": (lambda text: text.replace(",80.0,", ',8"0.0,', 1), "return_std must be"),
@@ -283,6 +290,18 @@ def test_a_changed_digit_of_lanes_is_found_by_the_manifest(copy: Path) -> None:
     _, refusal = outcome(lambda: all_of(copy))
     is_sealed = "lanes_sha256" in read_manifest(copy)
     assert ("lanes.csv was changed or is damaged" in refusal) == is_sealed
+
+
+def test_a_run_that_claims_a_trillion_permutations_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_drawing(monkeypatch)
+    lanes = run_lanes(["ANF-SAC"], num_seeds=1, permute_period=1, max_timesteps=10**12)
+    run = write_run(tmp_path / "run", lanes, 2)
+    for name in ("eval.csv", "train.csv", "topology.csv", "features.csv"):
+        text = (run / name).read_text()
+        (run / name).write_text(text.replace(",10000,", f",{10**12},"))
+    assert write_report([run], tmp_path / "report").is_file()
 
 
 def test_a_report_of_no_lanes_is_refused(copy: Path) -> None:

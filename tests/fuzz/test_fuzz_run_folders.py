@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,48 @@ def test_a_run_of_damaged_records_goes_on_right_or_is_refused(
         assert records(run) == records(runs / "whole")
     finally:
         shutil.rmtree(run)
+
+
+def test_damage_behind_what_the_checkpoint_sealed_is_refused_too(
+    runs: Path, tmp_path: Path
+) -> None:
+    for number, (name, line) in enumerate(
+        [("quarantine.csv", "lane,step,x,y,z"), ("eval.csv", "x" + 13 * ",1"), ("train.csv", '"')]
+    ):
+        run = Path(shutil.copytree(runs / "stopped", tmp_path / str(number)))
+        with open(run / name, "a") as file:
+            file.write(f"{line}\n")
+        _, refusal = command_outcome(partial(main, ["resume", str(run)]))
+        assert name in refusal
+
+
+@tries(5, is_slow=True)
+@given(data=st.data())
+def test_a_finished_study_of_damaged_records_is_shown_or_refused(
+    runs: Path, tmp_path: Path, data: Any
+) -> None:
+    name, _, broken = damaged_file(data, runs / "whole")
+    run = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
+    (run / name).write_bytes(broken)
+    try:
+        code, refusal = command_outcome(lambda: train(runs, run))
+        assert refusal or code == 0
+    finally:
+        shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("command", ["resume", "study", "finished"])
+def test_a_table_that_cannot_be_read_hides_no_refusal(
+    runs: Path, tmp_path: Path, command: str
+) -> None:
+    whole = runs / ("whole" if command == "finished" else "stopped")
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    text = (run / "eval.csv").read_text()
+    (run / "eval.csv").write_text(text.replace(",0.7,", ",-1,"))
+    resume = ["resume", str(run)]
+    _, refusal = command_outcome(lambda: main(resume) if command == "resume" else train(runs, run))
+    words = "noise_fraction must be" if command == "finished" else "was changed or damaged"
+    assert "eval.csv' " in refusal and words in refusal
 
 
 @tries(10, is_slow=True)

@@ -93,7 +93,7 @@ def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "learning_curve_png", lambda rows, path, **_: path.touch())
 
 
-@tries(8, is_slow=True)
+@tries(16, is_slow=True)
 @given(flags=small_runs())
 def test_accepted_settings_train_to_finite_records_or_quarantine(
     tmp_path: Path, flags: dict[str, str]
