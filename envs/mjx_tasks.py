@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Callable
@@ -225,6 +226,7 @@ def load_model(task: Task) -> Any:
     return model
 
 
+@functools.cache
 def data_bytes(task: Task) -> int:
     """Size of MJX's data of one environment."""
     return sum(array.nbytes for array in jax.tree.leaves(mjx.make_data(load_model(task))))

@@ -14,6 +14,9 @@ from fastanf.view import view_command
 USAGE = """usage: python -m fastanf COMMAND ...
 
   train OPTIONS     train a study; `train --help` lists the options (train.py does the same)
+  study FILE        train a study, on this machine or with --ray on a cluster of many;
+                    `study --help` says more
+  fetch URL FOLDER  copy a run from object storage into a folder of this machine
   studies           list the studies that come with the package, for `train --study NAME`
   resume RUN_DIR    go on with a run that was interrupted
   report RUN ...    a page with figures and tables of one or several runs, also while they train;
@@ -57,6 +60,28 @@ def resume_command(argv: Sequence[str]) -> int:
         return resume(argv[0])
     except Refused as error:
         complain(str(error))
+
+
+def study_command(argv: Sequence[str]) -> int:
+    """Train a study, here or on a cluster.
+
+    Returns:
+        The exit code.
+    """
+    from fastanf.cluster.command import study_command
+
+    return study_command(argv)
+
+
+def fetch_command(argv: Sequence[str]) -> int:
+    """Copy a run from object storage.
+
+    Returns:
+        The exit code.
+    """
+    from fastanf.cluster.fetch import fetch_command
+
+    return fetch_command(argv)
 
 
 def studies_command(argv: Sequence[str]) -> int:
@@ -119,6 +144,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "resume": resume_command,
     "report": report_command,
     "view": view_command,
+    "study": study_command,
+    "fetch": fetch_command,
     "studies": studies_command,
     "export": export_command,
 }

@@ -8,21 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 
-from fastanf import checkpoint, recording
+from fastanf import recording
 from fastanf.block import TrainingBlock
+from fastanf.block_records import BlockRecords
 from fastanf.checkpoint import BlockCheckpoints, Checkpoint
 from fastanf.collect import train_step_
 from fastanf.config import TrainConfig
 from fastanf.feature_records import feature_rows
 from fastanf.instrument import end_frame, skip_frame
 from fastanf.memory import resolve_device
-from fastanf.progress import Progress
 from fastanf.quarantine import CHECK_PERIOD, Causes
-from fastanf.records import RunFolder
-from fastanf.rows import read_evaluations, read_quarantine
 from fastanf.saving import RETRY_S, Saving
 from fastanf.settings import RunConfig
 from fastanf.stage_records import StageProfiler, stage_columns
@@ -45,13 +44,31 @@ def value_errors_refuse() -> Iterator[None]:
         raise Refused(str(error)) from error
 
 
+class Display(Protocol):
+    """Is told what the training of a block does (block_progress.py), here or from elsewhere."""
+
+    def update(self, step: int, steps_per_s: float) -> None: ...
+
+    def phase(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def evaluated(self, lane: int, step: int, return_mean: float, return_std: float) -> None: ...
+
+    def restore(self, lane: int, step: int, return_mean: float) -> None: ...
+
+    def stopped(self, lane: int, cause: str) -> None: ...
+
+    def restore_stopped(self, lane: int, step: int, cause: str) -> None: ...
+
+
 class BlockRun:
     """Trains one block and writes its records and checkpoints.
 
     Args:
-        folder: of the run.
+        records: of the block.
+        checkpoints: of the block.
         run: settings of the command.
-        index: of the block in the run.
         configs: its lanes.
         lanes: their numbers in the run.
         progress: shows them.
@@ -60,21 +77,18 @@ class BlockRun:
 
     def __init__(
         self,
-        folder: RunFolder,
+        records: BlockRecords,
+        checkpoints: BlockCheckpoints,
         run: RunConfig,
-        index: int,
         configs: Sequence[TrainConfig],
         lanes: range,
-        progress: Progress,
+        progress: Display,
         stop: StopSignals,
     ):
-        self.folder, self.run, self.lanes, self.progress = folder, run, lanes, progress
-        self.configs, self.stop = configs, stop
+        self.records, self.checkpoints, self.run, self.lanes = records, checkpoints, run, lanes
+        self.progress, self.configs, self.stop = progress, configs, stop
         self.schedule, self.envs_per_lane = configs[0].schedule, configs[0].task.envs_per_lane
-        self.checkpoints = BlockCheckpoints(checkpoint.block_path(folder.path, index))
-        self.saving = Saving(
-            self.checkpoints, 60 * run.checkpoint_minutes, folder.flush, progress.note
-        )
+        self.saving = Saving(checkpoints, 60 * run.checkpoint_minutes, records.flush, progress.note)
         self.step = 0  # lock steps after the random ones
         self.evaluated_step = 0  # the step of the last evaluation that is in the records
         self.started_s = time.perf_counter()
@@ -95,7 +109,8 @@ class BlockRun:
             for line in damage:
                 self.progress.note(f"{line}; the one before is taken")
             if saved is not None:
-                self.folder.check_seals(saved.state["seals"])
+                last_step = saved.state["step"] * self.envs_per_lane
+                self.records.check_seals(saved.state["seals"], last_step)
         if saved is not None and saved.state["is_finished"]:
             with value_errors_refuse():
                 self._show_again()
@@ -112,7 +127,7 @@ class BlockRun:
                 self._restore_(block, saved)
             else:  # a run that was killed before its first checkpoint begins again
                 with value_errors_refuse():
-                    self.folder.truncate_after(dict.fromkeys(self.lanes, -1))
+                    self.records.truncate_after(-1)
             self._train_(block)
         finally:
             block.close()
@@ -161,7 +176,7 @@ class BlockRun:
             if is_warming_up:
                 self.progress.phase("")
             meter.count(E)
-            self.progress.update(self.lanes, self.step * E, meter.steps_per_s)
+            self.progress.update(self.step * E, meter.steps_per_s)
             if self.step % CHECK_PERIOD == 0:
                 self._quarantine(block, block.learner.watch.broken(block.learner.num_updates))
             evaluate_if_due()
@@ -181,14 +196,14 @@ class BlockRun:
         stages = None
         if self.profiler:
             profile = self.profiler.rows(self.lanes[0], step, updates)
-            self.folder.append_profile(profile)
+            self.records.append(profile)
             stages = stage_columns(profile)
-        self.folder.append_training(
+        self.records.append(
             recording.training_rows(block, self.lanes, step, updates, meter.take(), stages)
         )
-        self.folder.append_topology(recording.topology_rows(block, self.lanes, step, updates))
-        self.folder.append_features(feature_rows(block, self.lanes, step, updates))
-        self.folder.append_evaluation(rows)
+        self.records.append(recording.topology_rows(block, self.lanes, step, updates))
+        self.records.append(feature_rows(block, self.lanes, step, updates))
+        self.records.append(rows)
         self.evaluated_step = self.step
         for row in rows:
             self.progress.evaluated(row.lane, row.step, row.return_mean, row.return_std)
@@ -203,11 +218,11 @@ class BlockRun:
         rows = recording.quarantine_rows(block, self.lanes, found, step, updates)
         for row in rows:
             self.saving.keep_lane(
-                checkpoint.lane_path(self.folder.path, row.lane),
+                row.lane,
                 lambda state, row=row: state["step"] * self.envs_per_lane == row.checkpoint_step,
             )
             self.progress.stopped(row.lane, row.cause)
-        self.folder.append_quarantine(rows)
+        self.records.append(rows)
         self.num_stopped += len(rows)
 
     def _wall_s(self) -> float:
@@ -223,7 +238,7 @@ class BlockRun:
                 "evaluated_step": self.evaluated_step,
                 "wall_s": self._wall_s(),
                 "is_finished": is_finished,
-                "seals": self.folder.seals(),
+                "seals": self.records.seals(),
             },
             # A finished block is never trained again: its replay would only fill the disk.
             None if is_finished else block.replay,
@@ -264,17 +279,15 @@ class BlockRun:
         last_step = int(self.step * self.envs_per_lane)
         watch = block.learner.watch
         with value_errors_refuse():  # of tables that are damaged behind what the checkpoint sealed
-            self.folder.truncate_after(dict.fromkeys(self.lanes, last_step))
-            stopped = [row for row in read_quarantine(self.folder.path) if row.lane in self.lanes]
+            self.records.truncate_after(last_step)
+            stopped = self.records.quarantine()
             watch.restore_({self.lanes.index(row.lane): row.cause for row in stopped})
             watch.note_checkpoint_(self.step * self.envs_per_lane, block.learner.num_updates)
             self._show_again()
 
     def _show_again(self) -> None:
-        for row in read_evaluations(self.folder.path):
-            if row.lane in self.lanes:
-                self.progress.restore(row.lane, row.step, row.return_mean)
-        for row in read_quarantine(self.folder.path):
-            if row.lane in self.lanes:
-                self.num_stopped += 1
-                self.progress.restore_stopped(row.lane, row.step, row.cause)
+        for row in self.records.evaluations():
+            self.progress.restore(row.lane, row.step, row.return_mean)
+        for row in self.records.quarantine():
+            self.num_stopped += 1
+            self.progress.restore_stopped(row.lane, row.step, row.cause)

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ from fastanf.replay_state import bytes_per_time, restore_span_, span_tensors
 from fastanf.strict_json import strict_loads
 from fastanf.tensor_file import Seal, check_seal, read_tensors, write_tensors
 
-FORMAT = 2
+FORMAT = 3
 SPAN_BYTES = 64 * 2**20
 """A file of the replay is about as large at most: so much is copied to the host at once."""
-_MOST_INDEX_BYTES = 16 * 2**20
+MOST_INDEX_BYTES = 16 * 2**20
 _INDEX_NAME = re.compile(r"checkpoint-([0-9]{1,18})\.json")
 _FILE_NAME = re.compile(
-    r"(tensors-[0-9]{1,18}|replay-[0-9]{1,18}-[0-9]{1,19}-[0-9]{1,19})\.safetensors"
+    r"(tensors|replay)-([0-9]{1,18})(-w[0-9a-f]{8})?(-[0-9]{1,19}-[0-9]{1,19})?\.safetensors"
 )
 _SPAN_OVERHEAD = 2**20
 """A header's share of a span's bytes."""
@@ -71,7 +71,7 @@ class Checkpoint:
     @property
     def tensors_file(self) -> str:
         """The name of the file with everything but the replay's transitions."""
-        return f"tensors-{self.number}.safetensors"
+        return next(name for name in self.seals if name.startswith("tensors-"))
 
     def tensors(self, most_bytes: int) -> dict[str, Tensor]:
         """Everything but the replay's transitions.
@@ -107,8 +107,8 @@ class Checkpoint:
             except OSError as error:
                 raise ValueError(f"{name} cannot be read: {error.strerror}") from error
 
-    def write_index(self) -> None:
-        """Make the files a checkpoint."""
+    def index(self) -> tuple[Path, bytes]:
+        """The JSON file that makes the files a checkpoint, once it is there."""
         content = {
             "format": FORMAT,
             "number": self.number,
@@ -117,7 +117,11 @@ class Checkpoint:
             "spans": [asdict(span) for span in self.spans],
         }
         text = json.dumps(content | {"sha256": _digest(content)}, indent=1, allow_nan=False)
-        write_atomic(_index_path(self.path, self.number), text.encode())
+        return _index_path(self.path, self.number), text.encode()
+
+    def write_index(self) -> None:
+        """Make the files a checkpoint."""
+        write_atomic(*self.index())
 
 
 @dataclass
@@ -126,6 +130,12 @@ class BlockCheckpoints:
 
     path: Path
     """Their folder; made by the first one."""
+    commit: Callable[[Path, bytes], None] = lambda path, data: write_atomic(path, data)
+    """Writes the file that makes others a checkpoint, if this process is still to do so; an error
+    says that it is not, or that the disk did not take it."""
+    writer: str = ""
+    """In the names of files: what another process may write, that was thought to be dead, is
+    never taken for this one's."""
     standing: list[Checkpoint] = field(default_factory=list)
     """Those that are there, the newest first; what they are not made of is removed."""
 
@@ -147,22 +157,33 @@ class BlockCheckpoints:
             OSError: the write failed; the checkpoints are as they were.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        number = 1 + max([0, *_numbers(self.path)])
+        number = 1 + max([0, *self._known_numbers()])
         try:
             spans, seals = ((), {}) if replay is None else self._write_replay(replay, number)
-            seals[f"tensors-{number}.safetensors"] = write_tensors(
-                self.path / f"tensors-{number}.safetensors", tensors
-            )
+            name = f"tensors-{self._stem(number)}.safetensors"
+            seals[name] = write_tensors(self.path / name, tensors)
             sync_folder(self.path)
             checkpoint = Checkpoint(self.path, number, state, seals, tuple(spans))
-            checkpoint.write_index()
+            self._publish(checkpoint)
+            before = self._files()  # what another process writes after the commit is its own
+            self.commit(*checkpoint.index())
         except BaseException:
-            self._tidy_()
+            self._remove(file for file in self._files() if self._is_of(number, file))
             raise
         if replay is not None:
             replay.first_unsaved = replay.time
         self.standing = [checkpoint, *(self.standing[:1] if replay is not None else [])]
-        self._tidy_()
+        wanted = {name for checkpoint in self.standing for name in checkpoint.seals}
+        wanted |= {_index_path(self.path, checkpoint.number).name for checkpoint in self.standing}
+        self._remove(before - wanted)
+
+    def _stem(self, number: int) -> str:
+        return f"{number}-w{self.writer}" if self.writer else str(number)
+
+    def _is_of(self, number: int, file: str) -> bool:
+        """Whether this process wrote a file for a checkpoint."""
+        found = _FILE_NAME.fullmatch(file)
+        return found is not None and f"{found[2]}{found[3] or ''}" == self._stem(number)
 
     def _write_replay(self, replay: LaneReplay, number: int) -> tuple[list[Span], dict[str, Seal]]:
         newest = self.standing[0] if self.standing else None
@@ -173,7 +194,7 @@ class BlockCheckpoints:
         )
         seals = {span.file: newest.seals[span.file] for span in spans} if newest else {}
         for first, end in new:
-            name = f"replay-{number}-{first}-{end}.safetensors"
+            name = f"replay-{self._stem(number)}-{first}-{end}.safetensors"
             seals[name] = write_tensors(self.path / name, span_tensors(replay, first, end))
             spans.append(Span(first, end, name))
         return spans, seals
@@ -185,12 +206,9 @@ class BlockCheckpoints:
             ValueError: there are checkpoints, and none is whole.
         """
         damage: list[str] = []
-        for number in sorted(_numbers(self.path), reverse=True):
-            if not _index_path(self.path, number).exists():
-                continue  # a process was killed before the files became a checkpoint
+        for number in sorted(self._known_numbers(), reverse=True):
             try:
-                checkpoint = read_checkpoint(self.path, number)
-                checkpoint.check()
+                checkpoint = self._read(number)
             except ValueError as error:
                 damage.append(f"checkpoint {number} of {self.path}: {error}")
                 continue
@@ -203,12 +221,12 @@ class BlockCheckpoints:
         return None, damage
 
     def keep_for_lane(
-        self, folder: Path, is_sound: Callable[[Mapping[str, Any]], bool]
+        self, lane: int, is_sound: Callable[[Mapping[str, Any]], bool]
     ) -> Checkpoint | None:
-        """Keep the newest checkpoint that a claim holds for in another folder, its replay left out.
+        """Keep the newest checkpoint that a claim holds for beside the block's, without its replay.
 
         Args:
-            folder: the other folder.
+            lane: its number in the run.
             is_sound: asked of a checkpoint's state.
 
         Returns:
@@ -216,19 +234,33 @@ class BlockCheckpoints:
         """
         for checkpoint in self.standing:
             if is_sound(checkpoint.state):
-                _copy_without_replay(checkpoint, folder)
+                _copy_without_replay(checkpoint, self.path.with_name(f"lane{lane}"))
                 return checkpoint
         return None
 
-    def _tidy_(self) -> None:
-        """Remove what no standing checkpoint is made of."""
-        wanted = {name for checkpoint in self.standing for name in checkpoint.seals}
-        wanted |= {_index_path(self.path, checkpoint.number).name for checkpoint in self.standing}
+    def _known_numbers(self) -> Iterable[int]:
+        """Of the checkpoints that there are."""
+        return _numbers(self.path)
+
+    def _read(self, number: int) -> Checkpoint:
+        """A checkpoint, all of whose files were looked at."""
+        checkpoint = read_checkpoint(self.path, number)
+        checkpoint.check()
+        return checkpoint
+
+    def _publish(self, checkpoint: Checkpoint) -> None:
+        """Let others have the files, before they become a checkpoint."""
+
+    def _files(self) -> set[str]:
+        """Names of what belongs to checkpoints."""
+        with contextlib.suppress(OSError):
+            return {file.name for file in self.path.iterdir() if belongs_to_checkpoint(file.name)}
+        return set()
+
+    def _remove(self, names: Iterable[str]) -> None:
         with contextlib.suppress(OSError):  # what cannot be removed harms nobody
-            for file in list(self.path.iterdir()):
-                is_ours = _INDEX_NAME.fullmatch(file.name) or _FILE_NAME.fullmatch(file.name)
-                if is_ours and file.name not in wanted:
-                    file.unlink(missing_ok=True)
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
 
 
 def newest_checkpoint(path: Path) -> Checkpoint | None:
@@ -258,7 +290,7 @@ def read_checkpoint(path: Path, number: int) -> Checkpoint:
     """
     index = _index_path(path, number)
     try:
-        content = strict_loads(read_regular(index, _MOST_INDEX_BYTES))
+        content = strict_loads(read_regular(index, MOST_INDEX_BYTES))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"unknown format; this version reads {FORMAT}")
         if content.pop("sha256", None) != _digest(content):
@@ -274,11 +306,14 @@ def _checkpoint(path: Path, number: int, content: Mapping[str, Any]) -> Checkpoi
     spans = tuple(Span(**span) for span in content["spans"])
     checkpoint = Checkpoint(path, number, dict(content["state"]), seals, spans)
     strange = [name for name in seals if not _FILE_NAME.fullmatch(name)]
+    ours = re.compile(rf"tensors-{number}(-w[0-9a-f]{{8}})?\.safetensors")
+    tensors_files = {name for name in seals if ours.fullmatch(name)}
     numbers = [seal.size for seal in seals.values()]
     numbers += [time for span in spans for time in (span.first, span.end)]
     is_right = (
         content["number"] == number
-        and {checkpoint.tensors_file, *(span.file for span in spans)} == set(seals)
+        and len(tensors_files) == 1
+        and tensors_files | {span.file for span in spans} == set(seals)
         and all(type(value) is int and value >= 0 for value in numbers)
         and all(span.first < span.end for span in spans)
         and [span.first for span in spans] == sorted({span.first for span in spans})
@@ -302,17 +337,25 @@ def _copy_without_replay(checkpoint: Checkpoint, folder: Path) -> None:
     Checkpoint(folder, checkpoint.number, checkpoint.state, seals).write_index()
 
 
+def belongs_to_checkpoint(name: str) -> bool:
+    """Whether a checkpoint's file has such a name."""
+    return _INDEX_NAME.fullmatch(name) is not None or _FILE_NAME.fullmatch(name) is not None
+
+
+def checkpoint_numbers(names: Iterable[str]) -> list[int]:
+    """Numbers of the checkpoints whose JSON files are among some names."""
+    return [int(found[1]) for found in map(_INDEX_NAME.fullmatch, names) if found]
+
+
 def _index_path(path: Path, number: int) -> Path:
     return path / f"checkpoint-{number}.json"
 
 
-def _numbers(path: Path) -> Iterator[int]:
+def _numbers(path: Path) -> list[int]:
     """Numbers of the checkpoints that a folder holds."""
     with contextlib.suppress(OSError):
-        for file in path.iterdir():
-            found = _INDEX_NAME.fullmatch(file.name)
-            if found:
-                yield int(found[1])
+        return checkpoint_numbers(file.name for file in path.iterdir())
+    return []
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from fastanf.activations import make_activation
 from fastanf.config import RUN_OPTIONS, TrainConfig
 from fastanf.flags import read_flags, vary_values
 from fastanf.options import shown, start_of
-from fastanf.paths import expanded
+from fastanf.paths import expanded, is_url
 from fastanf.published_flags import published_values
 from fastanf.settings import RunConfig
 from fastanf.study import StudySpec, load_study
@@ -30,6 +30,7 @@ from fastanf.study import StudySpec, load_study
 if TYPE_CHECKING:
     from fastanf.grouping import Block
     from fastanf.plan import Plan
+    from fastanf.site import Site
     from fastanf.study_folder import Standing
 
 
@@ -52,18 +53,24 @@ class Study:
     """What the study's folder holds already; None for a new one."""
 
 
-def parse_command_line(argv: Sequence[str] | None = None) -> Study:
+def parse_command_line(
+    argv: Sequence[str] | None = None,
+    site: "Site | None" = None,
+    typed: Sequence[str] | None = None,
+) -> Study:
     """The study that the arguments describe.
 
     Args:
         argv: arguments without the program's name; None for the process's own.
+        site: where it is going to train; None for this machine.
+        typed: the command as it was typed, where that is more than `argv`.
 
     Raises:
         SystemExit: code 2 after one line on stderr for anything that is wrong; code 0 after --help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _study(arguments)
+        return _study(arguments, site, arguments if typed is None else typed)
     except ValueError as error:
         complain(str(error))
 
@@ -81,6 +88,7 @@ def build_study(
     command_line: Sequence[str] = (),
     spec: StudySpec | None = None,
     standing: "Standing | None" = None,
+    site: "Site | None" = None,
 ) -> Study:
     """Lanes in blocks with their plan, after the checks that need more than one setting's value.
 
@@ -91,6 +99,7 @@ def build_study(
         command_line: the arguments as typed.
         spec: the study's file, flags over it.
         standing: what the study's folder holds already.
+        site: where it is going to train; None for this machine.
 
     Raises:
         ValueError: an unknown task or device, compiled kernels that are not there, an
@@ -104,35 +113,25 @@ def build_study(
     for network in dict.fromkeys(lane.network for lane in lanes):
         make_activation(network.activation, network.activation_args, network.activation_per_neuron)
     # torch is imported from here on: what is wrong above is said at once.
-    from fastanf import kernels, memory
-    from fastanf.disk import make_disk_plan
+    from fastanf import kernels
     from fastanf.grouping import block_of, make_blocks
-    from fastanf.plan import make_plan
-    from fastanf.splitting import split_blocks
+    from fastanf.site import ThisMachine
     from fastanf.study_folder import missing_lanes
 
     kernels.use(run.impl)
     kernels.use_precision(run.matmul_precision)
-    device, spec = memory.resolve_device(run.device), spec or StudySpec()
-    available = memory.available_bytes(device)
+    site, spec = site or ThisMachine(), spec or StudySpec()
+    device = site.device_for(run)
     missing = missing_lanes(standing, lanes, spec) if standing else lanes
     unfinished = [block_of(block, device) for block in standing.unfinished] if standing else []
-    blocks = split_blocks(make_blocks(missing, device), available, run.lanes_per_block)
-    plan = make_plan(
+    blocks = site.cut(make_blocks(missing, device), run)
+    plan = site.plan(
         [*unfinished, *blocks],
-        device,
-        available,
+        run,
         notes,
         num_fixed=len(unfinished),
         num_trained=standing.num_trained if standing else 0,
-        host_available=memory.host_beside(device),
-        address_space=memory.addresses_left(device),
-        disk=make_disk_plan(
-            [*unfinished, *blocks],
-            run,
-            run.run_dir or "",
-            _unfinished_numbers(standing) if standing else None,
-        ),
+        standing_blocks=_unfinished_numbers(standing) if standing else None,
     )
     return Study(run, tuple(lanes), blocks, plan, tuple(command_line), spec, standing)
 
@@ -146,7 +145,7 @@ def _needs_quantiles(lane: TrainConfig) -> bool:
     return lane.noise.noise_distribution == "empirical" and lane.noise.noise_fraction > 0
 
 
-def _study(arguments: list[str]) -> Study:
+def _study(arguments: list[str], site: "Site | None", typed: Sequence[str]) -> Study:
     flags = read_flags(arguments)
     overrides, run = flags.train_values, flags.run_config
     spec = load_study(run.study) if run.study is not None else StudySpec()
@@ -168,7 +167,7 @@ def _study(arguments: list[str]) -> Study:
         raise ValueError(
             f"--wandb_mode {run.wandb_mode} needs the package wandb: pip install 'fastanf[wandb]'"
         )
-    study = build_study(run, expansion.lanes, expansion.notes, arguments, spec, standing)
+    study = build_study(run, expansion.lanes, expansion.notes, typed, spec, standing, site)
     try:
         study.plan.check()
     except ValueError:
@@ -183,6 +182,11 @@ def _study_dir(run: RunConfig, spec: StudySpec) -> Path | None:
     if run.run_dir is not None:
         if not run.run_dir.strip():
             raise ValueError("--run_dir must be the name of a new folder, got none")
+        if is_url(run.run_dir):
+            raise ValueError(
+                f"--run_dir {shown(run.run_dir)} is a URL, where runs of a cluster are kept: type "
+                "`python -m fastanf study FILE --ray`, or give a folder"
+            )
         path = expanded(run.run_dir, "--run_dir")
         try:
             path.exists()

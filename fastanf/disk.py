@@ -79,7 +79,10 @@ def block_disk(block: Block, run: RunConfig, replay_capacity: int | None = None)
 
 
 def run_disk_bytes(
-    blocks: Sequence[Block], run: RunConfig, replay_capacity: int | None = None
+    blocks: Sequence[Block],
+    run: RunConfig,
+    replay_capacity: int | None = None,
+    num_at_once: int = 1,
 ) -> int:
     """What a run has on the disk at the moment of its greatest need.
 
@@ -87,12 +90,17 @@ def run_disk_bytes(
         blocks: in the order in which they train.
         run: settings of the command.
         replay_capacity: transitions per lane; None for what the run can fill.
+        num_at_once: how many train at the same time, in whatever order where they are several.
     """
     disks = [block_disk(block, run, replay_capacity) for block in blocks]
-    finished = most = 0
-    for disk in disks:
-        most = max(most, finished + disk.training)
-        finished += disk.final
+    if num_at_once == 1:
+        finished = most = 0
+        for disk in disks:
+            most = max(most, finished + disk.training)
+            finished += disk.final
+    else:
+        growth = sorted((disk.training - disk.final for disk in disks), reverse=True)
+        most = sum(disk.final for disk in disks) + sum(growth[:num_at_once])
     return _RUN_BYTES + most + sum(disk.records for disk in disks)
 
 
@@ -182,6 +190,8 @@ class DiskPlan:
     """Bytes there."""
     standing: int | None = None
     """Bytes that unfinished blocks of the run folder have there; None for a new folder."""
+    num_at_once: int = 1
+    """Blocks that train at the same time."""
 
     @property
     def needed(self) -> int:
@@ -191,7 +201,7 @@ class DiskPlan:
     def _needed(self, replay_capacity: int | None) -> int:
         if not self.blocks:
             return 0
-        total = run_disk_bytes(self.blocks, self.run, replay_capacity)
+        total = run_disk_bytes(self.blocks, self.run, replay_capacity, self.num_at_once)
         return max(0, total - (self.standing or 0))
 
     def text(self) -> str:
@@ -234,6 +244,7 @@ def make_disk_plan(
     run: RunConfig,
     run_dir: str | Path,
     standing_blocks: Iterable[int] | None = None,
+    num_at_once: int = 1,
 ) -> DiskPlan:
     """What a run needs of the disk that its folder is on.
 
@@ -242,7 +253,8 @@ def make_disk_plan(
         run: settings of the command.
         run_dir: the folder, which need not be there yet.
         standing_blocks: numbers of the unfinished blocks that are there; None for a new folder.
+        num_at_once: blocks that train at the same time.
     """
     standing = None if standing_blocks is None else standing_bytes(run_dir, standing_blocks)
     folder = nearest_folder(run_dir)
-    return DiskPlan(tuple(blocks), run, folder, free_disk_bytes(folder), standing)
+    return DiskPlan(tuple(blocks), run, folder, free_disk_bytes(folder), standing, num_at_once)

@@ -36,7 +36,7 @@ def remaining_plan(
 ) -> Plan:
     """The plan of a run's unfinished blocks. Args and raises as `check_limits`."""
     device = memory.resolve_device(run.device)
-    numbers = [n for n in range(len(blocks)) if not _is_finished(run_dir, n)]
+    numbers = [n for n in range(len(blocks)) if not is_finished(run_dir, n)]
     unfinished = [block_of(blocks[number], device) for number in numbers]
     return make_plan(
         unfinished,
@@ -50,8 +50,13 @@ def remaining_plan(
     )
 
 
-def _is_finished(run_dir: str | Path, number: int) -> bool:
-    """Whether a block needs nothing any more; one with a damaged checkpoint does, if anything."""
+def is_finished(run_dir: str | Path, number: int) -> bool:
+    """Whether a block needs nothing any more; one with a damaged checkpoint does, if anything.
+
+    Args:
+        run_dir: of the run.
+        number: of the block, from 0.
+    """
     try:
         checkpoint = newest_checkpoint(block_path(run_dir, number))
     except ValueError:  # who reads it to go on says what is wrong

@@ -6,7 +6,7 @@ Steps are a lane's environment steps; each lane has its own sub-folder of tb/, o
 import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,15 @@ class Mirrors:
     def name_lanes(self, lane_rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes lanes, further ones too, by their rows of lanes.csv."""
         self.labels |= {int(row["lane"]): _mirror_label(row) for row in lane_rows}
+
+    def forget_after(self, lanes: Collection[int], last_step: int) -> None:
+        """Lets TensorBoard forget what it has of these lanes beyond a step."""
+        for lane in lanes:
+            self.purge_after[lane] = last_step
+            writer = self._writers.pop(lane, None)
+            if writer is not None:
+                with contextlib.suppress(Exception):
+                    writer.close()
 
     def add(self, rows: Sequence[AnyRow]) -> None:
         """Copies rows that were recorded."""

@@ -1,8 +1,8 @@
 """The display of a run while it trains: one line a lane on a terminal, plain lines elsewhere.
 
-Axes: lanes only. `update` is called at every training step, so it stores three values and looks at
-the clock; everything else happens at most four times a second (a terminal) or when there is
-something to say (plain lines: an evaluation, a new phase, else a sign of life every 30 s).
+Axes: lanes only. Blocks tell what they do (block_progress.py), one after the other or many at once;
+the screen changes at most four times a second, and plain lines come when there is something to say:
+an evaluation, a new phase, else a sign of life of the run every 30 s.
 """
 
 import math
@@ -14,8 +14,13 @@ from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
+
+from fastanf.block_progress import BlockProgress
+from fastanf.progress_table import lane_table
+from fastanf.progress_text import duration, lane_count, number, spans
+
+__all__ = ["HEARTBEAT_S", "BlockProgress", "Progress", "duration", "lane_label"]
 
 REDRAW_S = 0.25
 HEARTBEAT_S = 30.0
@@ -27,18 +32,8 @@ def lane_label(row: Mapping[str, Any]) -> str:
     return f"{row['policy']} seed {row['seed']} {row.get('variant') or ''}".rstrip()
 
 
-def duration(seconds: float) -> str:
-    """Seconds as "45 s", "3 min 20 s" or "2 h 05 min"; "?" when unknown."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 class Progress:
-    """Shows lanes at work; a context manager.
+    """Shows the lanes of a run; a context manager.
 
     Args:
         lane_labels: one a lane, as `lane_label` makes them. Lanes whose labels differ only in the
@@ -61,6 +56,10 @@ class Progress:
         L = len(lane_labels)
         self.labels = list(lane_labels)
         self.groups = [re.sub(r"\s+seed[ =]?\d+", "", label) for label in self.labels]
+        self.lanes_of: dict[str, list[int]] = {}
+        """The lanes of each group."""
+        for lane, group in enumerate(self.groups):
+            self.lanes_of.setdefault(group, []).append(lane)
         self.max_steps = [max_steps] * L if isinstance(max_steps, int) else list(max_steps)
         self.stream = sys.stdout if stream is None else stream
         self.console = Console(file=self.stream)
@@ -72,275 +71,217 @@ class Progress:
         self.steps = [0] * L
         self.returns: list[float | None] = [None] * L
         self.stopped_because: dict[int, str] = {}
-        self._clock = clock
-        self._block: Sequence[int] = ()
-        self._step = 0
-        self._steps_per_s = math.nan
-        self._origin = (0, 0.0)  # step and time from which the block's pace is measured
-        self._phase = ""
-        self._phases_said: set[str] = set()
-        self._pending: dict[str, dict[int, tuple[float, float]]] = {}
-        self._pending_step = 0
+        self.clock = clock
+        self.blocks: list[BlockProgress] = []
+        self.at_work: dict[BlockProgress, None] = {}  # in the order in which they came
+        self._block_of: list[BlockProgress | None] = [None] * L
+        self._last_pace = math.nan  # lane steps per second of the block that left last
+        self._run_s, self._estimate_until = math.nan, -math.inf
         self._next_draw = 0.0  # also the plain display's next sign of life
         self._live: Live | None = None
         self._is_quiet = False
 
     def __enter__(self) -> "Progress":
-        self._next_draw = self._clock() + (HEARTBEAT_S if self.plain else 0.0)
+        self._next_draw = self.clock() + (HEARTBEAT_S if self.plain else 0.0)
         if not self.plain:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._keep_step()
-        self._say_pending()
+        for block in self.blocks:
+            block.keep_step()
+            block.say_pending()
         self._draw()
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def update(self, block_lanes: Sequence[int], step: int, steps_per_s: float) -> None:
-        """Tells where the block in training is.
+    def block(self, lanes: range, name: str = "") -> BlockProgress:
+        """What the training of a block is told about.
+
+        Where blocks train at the same time, all are made before the first of them works: they are
+        the blocks that are counted. Asked again for the same lanes it gives the same block, which
+        from then on is on the machine that `name` says.
 
         Args:
-            block_lanes: the lanes in training; best the same object at each call.
-            step: training steps done, the same for these lanes.
-            steps_per_s: how fast `step` grows (not multiplied by the number of lanes).
-        """
-        if block_lanes is not self._block:
-            self._enter_block(block_lanes, step)
-        self._step = step
-        self._steps_per_s = steps_per_s
-        if self._clock() >= self._next_draw:
-            self._refresh()
+            lanes: of the block, by their numbers in the run.
+            name: of the machine that trains it, shown beside the lanes; empty where that goes
+                without saying.
 
-    def phase(self, text: str) -> None:
-        """Names what goes on ("random start", "evaluating"), "" for training."""
-        if text == self._phase:
-            return
-        self._phase = text
-        if not self.plain:
-            self._draw()
-        elif text and text not in self._phases_said:
-            self._phases_said.add(text)
-            self._say(text)
+        Raises:
+            ValueError: lanes that the run does not have, or that belong to another block.
+        """
+        last = len(self.labels) - 1
+        if not lanes or min(lanes) < 0 or max(lanes) > last:
+            raise ValueError(f"a block of lanes {spans(lanes) or '-'}: give some of lanes 0-{last}")
+        block = self._block_of[lanes[0]]
+        if block is not None and block.lanes == lanes:
+            block.name = name
+            return block
+        for lane in lanes:
+            if (other := self._block_of[lane]) is not None:
+                numbers = spans(other.lanes)
+                raise ValueError(
+                    f"a block of lanes {spans(lanes)}: lane {lane} is in that of lanes {numbers}, "
+                    "give lanes of no other block"
+                )
+        block = BlockProgress(self, lanes, name)
+        self.blocks.append(block)
+        for lane in lanes:
+            self._block_of[lane] = block
+        return block
 
     def note(self, text: str) -> None:
-        """A line that stays, above the live display or among the plain lines."""
+        """A line about the run that stays, above the live display or among the plain lines."""
         if self._live is None:
-            self._say(text)
+            self.say(text)
         elif not self._is_quiet:
             try:
                 self._live.console.print(text, highlight=False, markup=False)
             except OSError:  # the terminal is gone; the training goes on
                 self._is_quiet = True
 
-    def evaluated(self, lane: int, step: int, return_mean: float, return_std: float) -> None:
-        """Gives a lane's return; in plain mode its group has a line when all its lanes have one."""
-        if self._pending and step != self._pending_step:
-            self._say_pending()
-        self.restore(lane, step, return_mean)
-        if not self.plain:
-            self._next_draw = 0.0
-            return
-        group = self.groups[lane]
-        self._pending_step = step
-        self._pending.setdefault(group, {})[lane] = (return_mean, return_std)
-        expected = {k for k in self._at_work() if self.groups[k] == group}
-        if expected and expected <= set(self._pending[group]):
-            self._say_group(group)
-        else:
-            self._next_draw = 0.0  # the next update says what is there
-
-    def restore(self, lane: int, step: int, return_mean: float) -> None:
-        """Gives the state of a lane without a line, as a resumed run knows it from its records."""
-        self.returns[lane] = return_mean
-        self.steps[lane] = max(self.steps[lane], step)
-
-    def stopped(self, lane: int, cause: str) -> None:
-        """Marks a lane that was taken out of training, and says why in a line that stays."""
-        self._keep_step()
-        self.stopped_because[lane] = cause
-        step = f"{self.steps[lane]:,}"
-        self.note(f"lane {lane} ({self.labels[lane]}) stopped at step {step}: {cause}")
-        if not self.plain:
-            self._draw()
-
-    def restore_stopped(self, lane: int, step: int, cause: str) -> None:
-        """Marks a lane that was stopped before, without a line, as `restore` gives its state."""
-        self.stopped_because[lane] = cause
-        self.steps[lane] = step
+    def refresh_if_due(self) -> None:
+        """Draws, or gives a sign of life, if it is time. Every update of a block does; so does who
+        waits long while no block tells anything.
+        """
+        if self.clock() >= self._next_draw:
+            if self.plain:
+                self.say(self._sign_of_life())
+            else:
+                self._draw()
 
     def seconds_left(self) -> tuple[float, float]:
-        """Estimated seconds until the block in training ends, and until the run does.
+        """Estimated seconds until the last of the blocks in training ends, and until the run does.
 
-        A lane that waits is taken to cost as much per step as one of those in training.
+        What waits is spread over all that the blocks in training can do; the run ends no sooner
+        than the longest of them.
         """
-        self._keep_step()
-        if not self._block:
-            return math.nan, math.nan
-        first_step, first_s = self._origin
-        if self._step > first_step:  # counts evaluations too, which the given speed may not
-            s_per_step = (self._clock() - first_s) / (self._step - first_step)
-        else:
-            s_per_step = 1 / self._steps_per_s if self._steps_per_s > 0 else math.nan
-        # A block goes on as long as one of its lanes does, at the same pace.
-        end = max((self.max_steps[lane] for lane in self._at_work()), default=self._step)
-        block_s = max(0, end - self._step) * s_per_step
-        others = set(range(len(self.labels))) - set(self._block) - set(self.stopped_because)
-        waiting = sum(max(0, self.max_steps[lane] - self.steps[lane]) for lane in others)
-        return block_s, block_s + waiting * s_per_step / len(self._block)
+        now = self.clock()
+        training = [block for block in self.at_work if block.is_training]
+        left = {block: block.seconds_left(now) for block in training}
+        left = {block: seconds for block, seconds in left.items() if math.isfinite(seconds)}
+        for block in training:
+            block.keep_step()
+        # A block whose pace is unknown yet waits for the others, as it were.
+        waiting = sum(
+            max(0, self.max_steps[lane] - self.steps[lane])
+            for lane, block in enumerate(self._block_of)
+            if block not in left and lane not in self.stopped_because
+        )
+        if not left:
+            return math.nan, math.nan if training else waiting / self._last_pace
+        pace = {block: block.lane_steps_per_s(now) for block in left}
+        longest = max(left.values())
+        lane_steps = sum(left[block] * pace[block] for block in left) + waiting
+        return longest, max(longest, lane_steps / sum(pace.values()))
+
+    def run_seconds_left(self) -> float:
+        """Estimated seconds until the run ends. Where many blocks work, and each has its lines, it
+        is worked out no more often than a screen is drawn.
+        """
+        now = self.clock()
+        if len(self.at_work) <= 1 or now >= self._estimate_until:
+            _, self._run_s = self.seconds_left()
+            self._estimate_until = now + REDRAW_S
+        return self._run_s
 
     def render(self) -> Group:
-        """The live display: a table of lanes that fits the terminal, totals, and the phase."""
-        block_s, run_s = self.seconds_left()
-        groups = list(dict.fromkeys(self.groups))
-        capacity = max(1, self.console.height - ROWS_AROUND)
-        shown = list(range(len(self.labels)))
-        if len(shown) > capacity:  # lanes at work first, then those that wait, then the finished
-            at_work = set(self._at_work())
-            shown.sort(key=lambda lane: (lane not in at_work, self._state(lane) != "", lane))
-            shown = sorted(shown[: max(0, capacity - len(groups))])
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("lane", "", "step", "of", "return", "steps/s", "left"):
-            is_left = heading in ("", "left")
-            table.add_column(heading, justify="left" if is_left else "right", no_wrap=True)
-        for lane in shown:
-            is_at_work = lane in self._block and self._state(lane) == ""
-            table.add_row(
-                str(lane),
-                Text(self.labels[lane]),  # a string would be read as markup
-                f"{self.steps[lane]:,}",
-                f"{self.max_steps[lane]:,}",
-                _number(self.returns[lane]),
-                _number(self._steps_per_s) if is_at_work else "",
-                duration(block_s) if is_at_work else self._state(lane) or "waiting",
-                style="" if is_at_work else "dim",
-            )
-        if len(shown) < len(self.labels):
-            for group in groups[: capacity - len(shown)]:
-                every = [k for k, other in enumerate(self.groups) if other == group]
-                lanes = [k for k in every if k not in self.stopped_because]
-                num_stopped = len(every) - len(lanes)
-                count = max(1, len(lanes))
-                steps = sum(self.steps[k] for k in lanes) // count
-                end = sum(self.max_steps[k] for k in lanes) // count
-                mean = _number(_mean([self.returns[k] for k in lanes]))
-                stopped = f", {num_stopped} stopped" if num_stopped else ""
-                table.add_row(
-                    "",
-                    Text(f"{group}, mean of {len(lanes)}{stopped}"),
-                    f"{steps:,}",
-                    f"{end:,}",
-                    mean,
-                    style="bold",
-                )
-        # What a stopped lane has left is no step of the run any more.
-        ends = [
-            self.steps[lane] if lane in self.stopped_because else end
-            for lane, end in enumerate(self.max_steps)
-        ]
-        share = sum(self.steps) / max(1, sum(ends))
-        total = f"{share:4.0%} of all steps, {duration(run_s)} left"
-        return Group(table, Text(total, style="bold"), Text(self._phase, style="dim"))
+        """The live display: a table of lanes that fits the terminal, totals, and the phase, or how
+        many blocks are at work where there are several.
+        """
+        _, run_s = self.seconds_left()
+        table = lane_table(self, max(1, self.console.height - ROWS_AROUND))
+        total = f"{self._share():4.0%} of all steps, {duration(run_s)} left"
+        if len(self.at_work) > 1:
+            last = self._blocks_at_work()
+        else:
+            last = "".join(block.doing for block in self.at_work)
+        return Group(table, Text(total, style="bold"), Text(last, style="dim"))
 
-    def _at_work(self) -> list[int]:
-        """The lanes in training."""
-        return [lane for lane in self._block if lane not in self.stopped_because]
+    def block_of(self, lane: int) -> BlockProgress | None:
+        """The block of a lane, once it is made."""
+        return self._block_of[lane]
 
-    def _state(self, lane: int) -> str:
+    def state(self, lane: int) -> str:
+        """ "stopped", "done", or "" while there are steps to do."""
         if lane in self.stopped_because:
             return "stopped"
         return "done" if self.steps[lane] >= self.max_steps[lane] else ""
 
-    def _enter_block(self, block_lanes: Sequence[int], step: int) -> None:
-        if list(block_lanes) != list(self._block):
-            self._keep_step()
-            self._say_pending()
-            if len(block_lanes) < len(self.labels):
-                numbers = _spans(block_lanes)
-                self._say(f"training lanes {numbers} ({len(block_lanes)} of {len(self.labels)})")
-            self._origin = (step, self._clock())
-            self._phases_said.clear()
-        self._block = block_lanes
+    def enter(self, block: BlockProgress) -> None:
+        """A block comes to work, if it is not there."""
+        self.at_work[block] = None
 
-    def _keep_step(self) -> None:
-        if self._step < self._origin[0]:  # counted anew, as after a random start
-            self._origin = (self._step, self._clock())
-        for lane in self._at_work():
-            self.steps[lane] = self._step
+    def leave(self, block: BlockProgress) -> None:
+        """A block is not at work any more."""
+        if block.is_training and math.isfinite(pace := block.lane_steps_per_s(self.clock())):
+            self._last_pace = pace
+        del self.at_work[block]
+        self.show()
 
-    def _refresh(self) -> None:
-        if not self.plain:
+    def show(self) -> None:
+        """Draws what changed: at once where one block works, else as often as the screen may."""
+        if len(self.at_work) > 1:
+            if not self.plain:
+                self.refresh_if_due()
+        else:
             self._draw()
-        elif self._pending:
-            self._say_pending()
-        else:
-            self._say(self._plain_line(self._step, self._phase, _count(len(self._at_work()))))
 
-    def _draw(self) -> None:
-        if self._live is not None and not self._is_quiet:
-            try:
-                self._live.update(self.render(), refresh=True)
-            except OSError:  # the terminal is gone; the training goes on
-                self._is_quiet = True
-        self._next_draw = self._clock() + REDRAW_S
+    def show_at_next_update(self) -> None:
+        """The next update draws, where one block works."""
+        if len(self.at_work) <= 1:
+            self._next_draw = 0.0
 
-    def _say_pending(self) -> None:
-        for group in list(self._pending):
-            self._say_group(group)
-
-    def _say_group(self, group: str) -> None:
-        results = self._pending.pop(group)
-        mean = _mean([mean for mean, _ in results.values()])
-        if len(results) > 1:
-            values = [value for value, _ in results.values() if math.isfinite(value)]
-            spread = f"(lanes {_number(min(values))} to {_number(max(values))})" if values else ""
-        else:
-            spread = f"+- {_number(next(std for _, std in results.values()))} (episodes)"
-        text = f"return {_number(mean)} {spread}".rstrip()
-        self._say(self._plain_line(self._pending_step, group, _count(len(results)), text))
-
-    def _plain_line(self, step: int, *parts: str) -> str:
-        end = max((self.max_steps[lane] for lane in self._block), default=max(self.max_steps))
-        _, run_s = self.seconds_left()
-        pace = [f"{_number(self._steps_per_s)} steps/s", f"{duration(run_s)} left"]
-        head = f"step {step:,}/{end:,}"
-        return "  ".join(part for part in (head, *parts, *(pace if self._block else ())) if part)
-
-    def _say(self, line: str) -> None:
-        self._next_draw = self._clock() + HEARTBEAT_S
-        if self.plain and not self._is_quiet:
+    def say(self, line: str) -> None:
+        """Writes a plain line; a live display says nothing in lines."""
+        if not self.plain:
+            return
+        self._next_draw = self.clock() + HEARTBEAT_S
+        if not self._is_quiet:
             try:
                 self.stream.write(line + "\n")
                 self.stream.flush()
             except (OSError, ValueError):  # nobody listens any more; the training goes on
                 self._is_quiet = True
 
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        if not self._is_quiet:
+            try:
+                self._live.update(self.render(), refresh=True)
+            except OSError:  # the terminal is gone; the training goes on
+                self._is_quiet = True
+        self._next_draw = self.clock() + REDRAW_S
 
-def _mean(values: Sequence[float | None]) -> float:
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+    def _share(self) -> float:
+        # What a stopped lane has left is no step of the run any more.
+        ends = [
+            self.steps[lane] if lane in self.stopped_because else end
+            for lane, end in enumerate(self.max_steps)
+        ]
+        return sum(self.steps) / max(1, sum(ends))
 
+    def _blocks_at_work(self) -> str:
+        others = [block for block in self.blocks if block not in self.at_work]
+        num_finished = sum(all(self.state(lane) for lane in block.lanes) for block in others)
+        text = f"{len(self.at_work)} of {len(self.blocks)} blocks at work"
+        finished = f", {num_finished} finished" if num_finished else ""
+        num_waiting = len(others) - num_finished
+        return text + finished + (f", {num_waiting} waiting" if num_waiting else "")
 
-def _number(value: float | None) -> str:
-    """Three digits or more, no decimals where they would not be read."""
-    if value is None or not math.isfinite(value):
-        return "-" if value is None or math.isnan(value) else str(value)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
-def _count(num_lanes: int) -> str:
-    return f"{num_lanes} lane" if num_lanes == 1 else f"{num_lanes} lanes"
-
-
-def _spans(lanes: Sequence[int]) -> str:
-    """Lane numbers with runs joined: 0-3, 6."""
-    spans: list[list[int]] = []
-    for lane in sorted(lanes):
-        if spans and lane == spans[-1][1] + 1:
-            spans[-1][1] = lane
-        else:
-            spans.append([lane, lane])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    def _sign_of_life(self) -> str:
+        training = [block for block in self.at_work if block.is_training]
+        if len(training) == len(self.at_work) == 1:
+            block = training[0]
+            count = lane_count(len(block.lanes_in_training))
+            return block.line(block.step, block.doing, count)
+        _, run_s = self.seconds_left()
+        speeds = [block.steps_per_s * len(block.lanes_in_training) for block in training]
+        pace = sum(speed for speed in speeds if math.isfinite(speed))
+        parts = [f"{self._share():.0%} of all steps", self._blocks_at_work()]
+        if training:
+            parts.append(f"{number(pace)} lane steps/s")
+        return "  ".join([*parts, f"{duration(run_s)} left"])

@@ -23,7 +23,6 @@ from fastanf import kernels
 from fastanf.algorithms.actor_critic import ACTOR
 from fastanf.block import TrainingBlock
 from fastanf.config import TrainConfig
-from fastanf.memory import resolve_device
 from fastanf.rows import (
     EvaluationRow,
     ProfiledTrainingRow,
@@ -38,16 +37,16 @@ from fastanf.study import StudySpec
 
 
 def manifest(
-    run: RunConfig, command_line: Sequence[str], spec: StudySpec | None = None
+    run: RunConfig, device: str, command_line: Sequence[str], spec: StudySpec | None = None
 ) -> dict[str, Any]:
     """What the run folder says of the command and the machine, beside what it gathers itself.
 
     Args:
         run: settings of the command.
+        device: that its blocks train on.
         command_line: its arguments.
         spec: the study of a file, whose name and text are kept; one without a name is none.
     """
-    device = resolve_device(run.device)
     return {
         "run": dataclasses.asdict(run),
         "study": {"name": spec.name, "file": spec.text} if spec and spec.name else None,
@@ -60,17 +59,22 @@ def manifest(
 
 
 def continued_manifest(
-    before: Mapping[str, Any], run: RunConfig, command_line: Sequence[str], spec: StudySpec
+    before: Mapping[str, Any],
+    run: RunConfig,
+    device: str,
+    command_line: Sequence[str],
+    spec: StudySpec,
 ) -> dict[str, Any]:
     """What changes in a study's manifest when a further command goes on with it.
 
     Args:
         before: the manifest as it stands; its commands are kept.
         run: settings of the command.
+        device: that its blocks train on.
         command_line: its arguments.
         spec: the study as the command found it.
     """
-    now = manifest(run, command_line, spec)
+    now = manifest(run, device, command_line, spec)
     del now["command_line"]  # the first one stays
     return {**now, "command_lines": [*before.get("command_lines", []), *now["command_lines"]]}
 

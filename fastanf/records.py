@@ -17,7 +17,7 @@ which readers skip and `RunFolder.open` removes. What a full disk does not take 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,12 +30,6 @@ from fastanf.rows import (
     FILES,
     PROFILED_FILES,
     AnyRow,
-    EvaluationRow,
-    FeatureRow,
-    ProfileRow,
-    QuarantineRow,
-    TopologyRow,
-    TrainingRow,
     lanes_text,
     read_lanes,
 )
@@ -185,37 +179,14 @@ class RunFolder:
             ) from error
         self._mirrors.name_lanes(lane_rows)
 
-    def append_evaluation(self, rows: Iterable[EvaluationRow]) -> None:
-        """Appends to eval.csv and syncs; all rows or none.
+    def append(self, rows: Sequence[AnyRow]) -> None:
+        """Appends rows of one class to its table and syncs; all rows or none.
 
         Rows that a full or read-only disk does not take wait in memory, and come before later ones.
 
         Raises:
             OSError: it failed for another reason; the rows are not recorded.
         """
-        self._append(list(rows))
-
-    def append_training(self, rows: Iterable[TrainingRow]) -> None:
-        """Appends to train.csv, as `append_evaluation`."""
-        self._append(list(rows))
-
-    def append_topology(self, rows: Iterable[TopologyRow]) -> None:
-        """Appends to topology.csv, as `append_evaluation`."""
-        self._append(list(rows))
-
-    def append_features(self, rows: Iterable[FeatureRow]) -> None:
-        """Appends to features.csv, as `append_evaluation`."""
-        self._append(list(rows))
-
-    def append_quarantine(self, rows: Iterable[QuarantineRow]) -> None:
-        """Appends to quarantine.csv, as `append_evaluation`."""
-        self._append(list(rows))
-
-    def append_profile(self, rows: Iterable[ProfileRow]) -> None:
-        """Appends to stages.csv, as `append_evaluation`."""
-        self._append(list(rows))
-
-    def _append(self, rows: Sequence[AnyRow]) -> None:
         if rows:
             self._tables.take(rows)
             try:
@@ -251,34 +222,47 @@ class RunFolder:
         self._trouble.end(self.on_trouble)
         return True
 
-    def seals(self) -> dict[str, dict[str, Any]]:
-        """Table -> {"bytes", "sha256"} of its content on the disk, for a checkpoint to keep.
+    def seals(self, lanes: Collection[int]) -> dict[str, dict[str, Any]]:
+        """Table -> {"bytes", "sha256"} of these lanes' rows on the disk, for a checkpoint to keep.
 
         What waits is written before, where the disk takes it.
         """
         self.flush()
-        return self._tables.seals()
+        return self._tables.seals(lanes)
 
-    def check_seals(self, seals: Seals) -> None:
-        """Sees whether every table still begins with what was sealed.
+    def check_seals(self, seals: Seals, lanes: Collection[int], last_step: int) -> None:
+        """Sees whether every table still holds what was sealed.
+
+        Args:
+            seals: as `seals` gave them.
+            lanes: that were sealed.
+            last_step: where they were then.
 
         Raises:
             ValueError: one was changed or damaged, or these are no seals of this run's tables.
         """
-        self._tables.check(seals)
+        self._tables.check(seals, lanes, last_step)
 
-    def truncate_after(self, lane_steps: Mapping[int, int]) -> None:
-        """Drops what a resumed run will record again: rows of a lane beyond its checkpoint's step.
+    def truncate_after(self, lanes: Collection[int], last_step: int) -> None:
+        """Drops what lanes that begin again will record again; other lanes' rows stay.
 
         Args:
-            lane_steps: lane -> step of the checkpoint; rows at that step stay. Rows of lanes that
-                are not named stay too.
+            lanes: that begin again.
+            last_step: of their checkpoint, -1 without one; rows at that step stay.
 
         Raises:
-            ValueError: a row without a lane or a step. OSError: a table is as it was.
+            OSError: a table is as it was.
         """
-        self._tables.drop_after(lane_steps)
-        self._mirrors.purge_after = dict(lane_steps)
+        self._tables.drop_after(lanes, last_step)
+        self._mirrors.forget_after(lanes, last_step)
+
+    def sort_rows(self) -> None:
+        """Brings the rows of blocks that trained at the same time into the order of blocks.
+
+        Raises:
+            OSError: a table is as it was.
+        """
+        self._tables.sort({row["lane"]: row.get("block", 0) for row in read_lanes(self.path)})
 
     def set_status(self, status: str, **extra: Any) -> None:
         """Rewrites the manifest with a status of `STATUSES`, the time, and further JSON values.

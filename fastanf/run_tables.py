@@ -1,26 +1,29 @@
-"""The tables of a run folder: rows appended whole, sealed, never lost on a full disk.
+"""The tables of a run folder: rows appended whole, sealed by lane, never lost on a full disk.
 
-Rows that the disk does not take wait in memory, and come before later ones.
+Rows that the disk does not take wait in memory, and come before later ones. Blocks that train at
+the same time write into the same tables, in the order in which their rows come.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastanf.files import append_text, cut_file, read_regular, sha256_of, write_atomic
+from fastanf.files import append_text, cut_file, open_regular, read_regular, write_atomic
 from fastanf.options import shown, start_of
+from fastanf.row_index import Kept, Place, RowIndex, read_spans
 from fastanf.rows import AnyRow, columns, csv_line, row_cells
-from fastanf.table_seals import MAX_BYTES, Seals, verify_seals
+from fastanf.table_seals import MAX_BYTES, LaneDigests, Seals, check_names, check_seal
 from fastanf.tables import whole_rows
 
 
 class _Content(NamedTuple):
-    """What is on the disk, replaced as one: whatever interrupts the program, the three agree."""
+    """What is on the disk, replaced as one: whatever interrupts the program, the four agree."""
 
     size: int
-    digest: "hashlib._Hash"
+    num_rows: int
+    """Of the index: what it has behind them is of an attempt that was interrupted."""
+    digests: LaneDigests
     num_appends: int
 
 
@@ -28,8 +31,8 @@ class _Content(NamedTuple):
 class _Append:
     number: int
     """In the order of the table, from 0."""
-    text: str
-    num_rows: int
+    lines: Sequence[bytes]
+    places: Sequence[Place]
 
 
 class _Table:
@@ -37,7 +40,9 @@ class _Table:
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
         self.path, self.header = path, header
-        self._content = _Content(0, hashlib.sha256(), 0)
+        self._header_bytes = len(csv_line(header).encode())
+        self._index = RowIndex(self._header_bytes)
+        self._content = _Content(0, 0, LaneDigests(), 0)
         self._waiting: list[_Append] = []
         self._num_taken = 0
         self._is_suspect = False  # a failed attempt may have left something behind the content
@@ -46,12 +51,24 @@ class _Table:
     def num_waiting(self) -> int:
         """Rows that are not on the disk."""
         num_done = self._content.num_appends
-        return sum(each.num_rows for each in self._waiting if each.number >= num_done)
+        return sum(len(each.lines) for each in self._waiting if each.number >= num_done)
 
-    @property
-    def seal(self) -> dict[str, Any]:
-        size, digest, _ = self._content
-        return {"bytes": size, "sha256": digest.hexdigest()}
+    def seal(self, lanes: Collection[int]) -> dict[str, Any]:
+        """Of the rows of these lanes on the disk."""
+        return self._content.digests.seal(lanes)
+
+    def check(self, seal: Any, lanes: Collection[int], last_step: int) -> None:
+        """See whether these lanes' rows up to a step are those that were sealed."""
+        spans = self._index.spans_of(lanes, last_step)
+
+        def content() -> LaneDigests:
+            with open_regular(self.path) as file:
+                parts = read_spans(file.fileno(), [span[1:] for span in spans])
+                return LaneDigests().extended(
+                    (span[0], part) for span, part in zip(spans, parts, strict=True)
+                )
+
+        check_seal(self.path, seal, lanes, content)
 
     def make(self) -> None:
         """Writes the header alone."""
@@ -76,23 +93,54 @@ class _Table:
             raise ValueError(f"{self.path.name} has no whole line: put it back as the run wrote it")
         elif whole < len(data):
             cut_file(self.path, whole)
-        found = whole_rows(self.path)[0]
-        if found != list(self.header):
-            raise ValueError(
-                f"{self.path.name} has columns {start_of(','.join(found))}: expected "
-                f"{','.join(self.header)}"
-            )
         self._measure()
 
     def _measure(self) -> None:
-        size, digest = sha256_of(self.path, MAX_BYTES)
-        self._content = _Content(size, digest, self._content.num_appends)
+        """Learn what the file holds.
+
+        Raises:
+            ValueError: other columns, or a row without lane or step.
+        """
+        rows = whole_rows(self.path)
+        if rows[0] != list(self.header):
+            raise ValueError(
+                f"{self.path.name} has columns {start_of(','.join(rows[0]))}: expected "
+                f"{','.join(self.header)}"
+            )
+        lines = read_regular(self.path, MAX_BYTES).splitlines(keepends=True)
+        if len(lines) != len(rows):
+            raise ValueError(f"{str(self.path)!r} has a row that is not one line: put it back")
+        at = self.header.index("lane"), self.header.index("step")
+        index, lanes = RowIndex(len(lines[0])), []
+        for number, (row, line) in enumerate(zip(rows[1:], lines[1:], strict=True), start=2):
+            lane, step = self._place(number, row[at[0]], row[at[1]])
+            lanes.append(lane)
+            index.extend([Place(lane, step, len(line))])
+        digests = LaneDigests().extended(zip(lanes, lines[1:], strict=True))
+        num_appends = self._content.num_appends
+        self._index = index
+        self._content = _Content(index.num_bytes, len(index), digests, num_appends)
         self._is_suspect = False
+
+    def _place(self, number: int, lane: str, step: str) -> tuple[int, int]:
+        try:
+            place = int(lane), int(step)
+            if max(map(abs, place)) < 2**63:
+                return place
+        except ValueError:
+            pass
+        raise ValueError(
+            f"{str(self.path)!r} line {number} has lane {shown(lane)} and step {shown(step)}: "
+            "whole numbers are allowed"
+        )
 
     def take(self, rows: Sequence[AnyRow]) -> None:
         """Rows to be appended as one by `write`."""
-        text = "".join(csv_line(row_cells(row)) for row in rows)
-        self._waiting.append(_Append(self._num_taken, text, len(rows)))
+        lines = [csv_line(row_cells(row)).encode() for row in rows]
+        places = [
+            Place(row.lane, row.step, len(line)) for row, line in zip(rows, lines, strict=True)
+        ]
+        self._waiting.append(_Append(self._num_taken, lines, places))
         self._num_taken += 1
 
     def forget_last(self) -> None:
@@ -110,49 +158,53 @@ class _Table:
             if first.number >= content.num_appends:  # else interrupted right after it was written
                 keep = content.size if self._is_suspect else None
                 self._is_suspect = True
-                append_text(self.path, first.text, keep)
-                data, digest = first.text.encode(), content.digest.copy()
-                digest.update(data)
-                self._content = _Content(content.size + len(data), digest, first.number + 1)
+                append_text(self.path, b"".join(first.lines).decode(), keep)
+                self._index.cut(content.num_rows)
+                self._index.extend(first.places)
+                lanes = [place.lane for place in first.places]
+                digests = content.digests.extended(zip(lanes, first.lines, strict=True))
+                self._content = _Content(
+                    self._index.num_bytes, len(self._index), digests, first.number + 1
+                )
             self._is_suspect = False
             self._waiting = self._waiting[1:]
 
-    def drop_after(self, lane_steps: Mapping[int, int]) -> None:
-        """Drops the rows of a lane beyond a step; those of lanes that are not named stay.
+    def drop_after(self, lanes: Collection[int], last_step: int) -> None:
+        """Drop the rows of some lanes beyond a step; other lanes' rows stay.
 
         The last rows are cut off, which a full disk allows; else the file is replaced.
         """
         if self._is_suspect:
             cut_file(self.path, self._content.size)
-        lines = [line + b"\n" for line in read_regular(self.path, MAX_BYTES).split(b"\n")[:-1]]
-        places = list(self._places())
-        if len(places) != len(lines) - 1:
-            raise ValueError(f"{str(self.path)!r} has a row that is not one line: put it back")
-        kept = [
-            line
-            for line, (lane, step) in zip(lines[1:], places, strict=True)
-            if step <= lane_steps.get(lane, step)
-        ]
-        kept = [lines[0], *kept]
-        if len(kept) == len(lines):
-            return
-        if kept == lines[: len(kept)]:
-            cut_file(self.path, sum(map(len, kept)))
-        else:
-            write_atomic(self.path, b"".join(kept))
-        self._measure()
+        self._index.cut(self._content.num_rows)
+        kept = self._index.without(lanes, last_step)
+        if len(kept.index) < len(self._index):
+            self._replace(kept, lanes)
 
-    def _places(self) -> Iterator[tuple[int, int]]:
-        """Lane and step of each row."""
-        lane_at, step_at = self.header.index("lane"), self.header.index("step")
-        for number, row in enumerate(whole_rows(self.path)[1:], start=2):
-            try:
-                yield int(row[lane_at]), int(row[step_at])
-            except ValueError:
-                raise ValueError(
-                    f"{str(self.path)!r} line {number} has lane {shown(row[lane_at])} and step "
-                    f"{shown(row[step_at])}: whole numbers are allowed"
-                ) from None
+    def sort(self, position: dict[int, int]) -> None:
+        """Bring the rows into the order of their lanes' positions."""
+        kept = self._index.sorted_by(position)
+        if not kept.is_beginning:
+            self._replace(kept, ())
+
+    def _replace(self, kept: Kept, changed: Collection[int]) -> None:
+        """Let the file hold these rows; the digests of lanes that change are made anew."""
+        if kept.is_beginning:
+            cut_file(self.path, kept.index.num_bytes)
+        else:
+            with open_regular(self.path) as file:
+                data = b"".join(read_spans(file.fileno(), kept.spans))
+            write_atomic(self.path, data)
+        spans = kept.index.spans_of(changed, 2**63 - 1)
+        with open_regular(self.path) as file:
+            parts = read_spans(file.fileno(), [span[1:] for span in spans])
+            digests = self._content.digests.without(changed).extended(
+                (span[0], part) for span, part in zip(spans, parts, strict=True)
+            )
+        num_appends = self._content.num_appends
+        self._index = kept.index
+        self._content = _Content(kept.index.num_bytes, len(kept.index), digests, num_appends)
+        self._is_suspect = False
 
 
 class RunTables:
@@ -210,24 +262,40 @@ class RunTables:
         numbers = {table.path.name: table.num_waiting for table in self._tables.values()}
         return {name: number for name, number in numbers.items() if number}
 
-    def seals(self) -> dict[str, dict[str, Any]]:
-        """Table -> its seal now."""
-        return {table.path.name: table.seal for table in self._tables.values()}
+    def seals(self, lanes: Collection[int]) -> dict[str, dict[str, Any]]:
+        """Table -> the seal of these lanes' rows now."""
+        return {table.path.name: table.seal(lanes) for table in self._tables.values()}
 
-    def check(self, seals: Seals) -> None:
-        """Sees whether every table still begins with what was sealed.
+    def check(self, seals: Seals, lanes: Collection[int], last_step: int) -> None:
+        """See whether every table still holds what was sealed of some lanes.
+
+        Args:
+            seals: table -> seal, of unknown origin.
+            lanes: that were sealed.
+            last_step: of their rows then.
 
         Raises:
             ValueError: one does not, or these are no seals of these tables.
         """
-        names = [table.path.name for table in self._tables.values()]
-        verify_seals(self.folder, seals, names, names)
+        tables = {table.path.name: table for table in self._tables.values()}
+        check_names(self.folder, seals, tables)
+        for name, table in tables.items():
+            table.check(seals[name], lanes, last_step)
 
-    def drop_after(self, lane_steps: Mapping[int, int]) -> None:
-        """Drops the rows of each lane beyond its step, in every table.
+    def drop_after(self, lanes: Collection[int], last_step: int) -> None:
+        """Drop the rows of some lanes beyond a step, in every table.
 
         Raises:
-            OSError: a table is as it was. ValueError: a row without lane or step.
+            OSError: a table is as it was.
         """
         for table in self._tables.values():
-            table.drop_after(lane_steps)
+            table.drop_after(lanes, last_step)
+
+    def sort(self, position: dict[int, int]) -> None:
+        """Bring every table into the order of its lanes' positions; what has one keeps its order.
+
+        Raises:
+            OSError: a table is as it was.
+        """
+        for table in self._tables.values():
+            table.sort(position)

@@ -5,14 +5,16 @@ and what is shown of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fastanf import kernels, recording
+from fastanf.block_records import FolderRecords
 from fastanf.block_run import BlockRun, Refused, value_errors_refuse
+from fastanf.checkpoint import BlockCheckpoints, block_path
 from fastanf.config import TrainConfig
 from fastanf.curves import learning_curve_png
 from fastanf.final_table import final_table
@@ -37,8 +39,41 @@ __all__ = ["Refused", "resume", "train"]
 EXIT_FINISHED, EXIT_FAILED, EXIT_ALL_STOPPED, EXIT_INTERRUPTED = 0, 1, 3, 130
 
 
-def train(study: Study) -> int:
+Blocks = Sequence[Sequence[TrainConfig]]
+"""Configurations of a run, block by block."""
+Trainer = Callable[[RunFolder, RunConfig, Blocks, Progress, StopSignals], int]
+"""Trains all blocks of a run that are not finished, and says how many of all its lanes are stopped.
+Raises Interrupted where it was asked to stop, Refused where a block cannot be trained."""
+
+
+def train_here(
+    folder: RunFolder, run: RunConfig, blocks: Blocks, progress: Progress, stop: StopSignals
+) -> int:
+    """A `Trainer` in this process: one block after the other."""
+    num_stopped = 0
+    for index, numbers in enumerate(lane_numbers(blocks)):
+        display = progress.block(numbers)
+        block = BlockRun(
+            FolderRecords(folder, numbers),
+            BlockCheckpoints(block_path(folder.path, index)),
+            run,
+            blocks[index],
+            numbers,
+            display,
+            stop,
+        )
+        block.train()
+        display.leave()
+        num_stopped += block.num_stopped
+    return num_stopped
+
+
+def train(study: Study, trainer: Trainer = train_here) -> int:
     """Train every block of a study into its run folder, a new one or the one that it has.
+
+    Args:
+        study: what to train.
+        trainer: does it.
 
     Returns:
         The process's exit code.
@@ -47,18 +82,18 @@ def train(study: Study) -> int:
         Refused: the folder exists and is not the study's, or cannot be written.
     """
     if study.standing is not None:
-        return _extend(study, study.standing)
+        return _extend(study, study.standing, trainer)
     blocks = [block.lanes for block in study.blocks]
     with value_errors_refuse():
         rows = recording.lane_rows(blocks)
-        manifest = recording.manifest(study.run, study.command_line, study.spec)
+        manifest = recording.manifest(study.run, study.plan.device, study.command_line, study.spec)
         folder = RunFolder.create(
             study.run.run_dir or "", manifest, rows, **_record_options(study.run)
         )
-    return _run(folder, study.run, blocks)
+    return _run(folder, study.run, blocks, trainer)
 
 
-def _extend(study: Study, standing: Standing) -> int:
+def _extend(study: Study, standing: Standing, trainer: Trainer) -> int:
     """Go on with a study's folder: what is unfinished there, then its further lanes."""
     path = Path(standing.path)
     if standing.is_finished and not study.blocks:
@@ -72,7 +107,7 @@ def _extend(study: Study, standing: Standing) -> int:
             if read_lanes(path) != standing.rows:
                 raise ValueError(f"{path} has changed since it was read: type the command again")
             facts = recording.continued_manifest(
-                folder.manifest, study.run, study.command_line, study.spec
+                folder.manifest, study.run, study.plan.device, study.command_line, study.spec
             )
             # First: a folder that says it is finished holds no lane that is not.
             _begin_again(folder, **facts)
@@ -81,7 +116,7 @@ def _extend(study: Study, standing: Standing) -> int:
         except BaseException:
             folder.close()
             raise
-    return _run(folder, study.run, blocks)
+    return _run(folder, study.run, blocks, trainer)
 
 
 def _record_options(run: RunConfig) -> dict[str, Any]:
@@ -113,7 +148,7 @@ def resume(run_dir: str | Path) -> int:
         except BaseException:
             folder.close()
             raise
-    return _run(folder, run, blocks)
+    return _run(folder, run, blocks, train_here)
 
 
 def _begin_again(folder: RunFolder, **extra: Any) -> None:
@@ -121,7 +156,7 @@ def _begin_again(folder: RunFolder, **extra: Any) -> None:
     folder.begin_again(**extra, num_starts=folder.manifest.get("num_starts", 0) + 1)
 
 
-def _run(folder: RunFolder, run: RunConfig, blocks: Sequence[Sequence[TrainConfig]]) -> int:
+def _run(folder: RunFolder, run: RunConfig, blocks: Blocks, trainer: Trainer) -> int:
     keep_freed_memory()
     if run.num_threads:
         torch.set_num_threads(run.num_threads)
@@ -140,11 +175,8 @@ def _run(folder: RunFolder, run: RunConfig, blocks: Sequence[Sequence[TrainConfi
                 pid, host = folder.took_over.pid, folder.took_over.host
                 progress.note(f"process {pid} on {host} was killed while it trained this run")
             try:
-                num_stopped = 0
-                for index, numbers in enumerate(_lane_numbers(blocks)):
-                    block = BlockRun(folder, run, index, blocks[index], numbers, progress, stop)
-                    block.train()
-                    num_stopped += block.num_stopped
+                num_stopped = trainer(folder, run, blocks, progress, stop)
+                _sort_rows(folder, progress)
                 status = "finished"
                 code = EXIT_ALL_STOPPED if num_stopped == len(lanes) else EXIT_FINISHED
             except (Interrupted, KeyboardInterrupt):
@@ -155,23 +187,33 @@ def _run(folder: RunFolder, run: RunConfig, blocks: Sequence[Sequence[TrainConfi
         status, code = "failed", EXIT_FAILED
         print(error)
     finally:
-        _conclude(folder, status)
+        _conclude(folder, status, is_here=trainer is train_here)
     return code
 
 
-def _lane_numbers(blocks: Sequence[Sequence[TrainConfig]]) -> list[range]:
+def _sort_rows(folder: RunFolder, progress: Progress) -> None:
+    """Blocks that trained at the same time leave their rows as if one had followed the other."""
+    try:
+        if folder.flush():
+            folder.sort_rows()
+    except OSError as error:  # every row is there, only in another order
+        progress.note(f"the rows stay in the order in which they came: {error.strerror}")
+
+
+def lane_numbers(blocks: Sequence[Sequence[TrainConfig]]) -> list[range]:
     """The numbers of each block's lanes."""
     ends = list(itertools.accumulate(map(len, blocks)))
     return [range(end - len(block), end) for end, block in zip(ends, blocks, strict=True)]
 
 
-def _conclude(folder: RunFolder, status: str) -> None:
+def _conclude(folder: RunFolder, status: str, is_here: bool) -> None:
     try:
         _show_results(folder.path)
     except ValueError as error:  # a damaged table: what ended the run is to be heard too
         print(f"no results: {error}")
     if status != "finished":
-        print(f"{status}; go on with: python -m fastanf resume {folder.path}")
+        command = f"python -m fastanf resume {folder.path}" if is_here else "the same command"
+        print(f"{status}; go on with: {command}")
 
 
 def _show_results(path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -95,16 +94,16 @@ class Saving:
             self._say("checkpoints are written again")
         return True
 
-    def keep_lane(self, folder: Path, is_sound: Callable[[Mapping[str, Any]], bool]) -> None:
+    def keep_lane(self, lane: int, is_sound: Callable[[Mapping[str, Any]], bool]) -> None:
         """Keep the newest checkpoint in which a lane was sound, args as
         `BlockCheckpoints.keep_for_lane`. Where the disk does not take it, that is said.
         """
         try:
-            self.checkpoints.keep_for_lane(folder, is_sound)
+            self.checkpoints.keep_for_lane(lane, is_sound)
         except OSError as error:
             if not is_disk_trouble(error):
                 raise
-            self._say(f"the last sound checkpoint is not kept in {folder}: {error.strerror}")
+            self._say(f"the last sound checkpoint of lane {lane} is not kept: {error.strerror}")
 
     def _pause(self, why: str) -> bool:
         self._done_at, self._wait_s = self._clock(), min(RETRY_S, self._period_s)

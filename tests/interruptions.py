@@ -39,14 +39,17 @@ def records(path: Path) -> Records:
     }
 
 
-def call_number(number: int, action: Callable[[], object], function: Callable) -> Callable:
-    """`function`, preceded by `action` at one of its calls."""
+def call_number(
+    number: int, action: Callable[[], object], function: Callable, kind: str = ""
+) -> Callable:
+    """`function`, preceded by `action` at one of its calls: of those that append such rows."""
     calls = 0
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
-        calls += 1
-        if calls == number:
+        is_counted = not kind or any(type(row).__name__ == kind for row in arguments[1])
+        calls += is_counted
+        if is_counted and calls == number:
             action()
         return function(*arguments, **named)
 
@@ -57,6 +60,12 @@ def call_number(number: int, action: Callable[[], object], function: Callable) -
 def at_call(owner: Any, name: str, number: int, action: Callable[[], object]) -> Iterator[None]:
     """Within, `action` comes before one of the calls of an attribute of `owner`.
 
+    Args:
+        owner: a class or module.
+        name: of the attribute; "append EvaluationRow" is `append` of such rows.
+        number: of the call, from 1.
+        action: what comes before it.
+
     Raises:
         AssertionError: at the end, where there were fewer calls.
     """
@@ -66,8 +75,10 @@ def at_call(owner: Any, name: str, number: int, action: Callable[[], object]) ->
         done.append(True)
         action()
 
+    attribute, _, kind = name.partition(" ")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, call_number(number, noted, getattr(owner, name)))
+        function = getattr(owner, attribute)
+        patch.setattr(owner, attribute, call_number(number, noted, function, kind))
         yield
     assert done, f"{name} was called fewer than {number} times"
 

@@ -98,10 +98,10 @@ def write_run(
                 topology += [row for row in rows if isinstance(row, TopologyRow)]
                 features += [row for row in rows if isinstance(row, FeatureRow)]
     with RunFolder.create(path, {**content, **(manifest or {})}, settings) as folder:
-        folder.append_training(training)
-        folder.append_topology(topology)
-        folder.append_features(features)
-        folder.append_evaluation(evaluations)
+        folder.append(training)
+        folder.append(topology)
+        folder.append(features)
+        folder.append(evaluations)
         if status != "running":
             folder.set_status(status)
     return path

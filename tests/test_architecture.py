@@ -31,12 +31,12 @@ LEVELS: tuple[tuple[str, ...], ...] = (
      "envs.mjx_simulation", "envs.mjx_tasks", "envs.mjx_frames", "envs.playback",
      "envs.rendering", "envs.rendering_process", "envs.window", "fastanf.simulator"),
     ("fastanf.config", "fastanf"),
-    ("fastanf.runner",),
+    ("fastanf.runner", "fastanf.cluster"),
     ("fastanf.__main__", "fastanf.report", "fastanf.view", "train", "profiling"),
 )  # fmt: skip
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 PRINTERS = {"fastanf/runner.py", "fastanf/cli.py", "fastanf/__main__.py", "fastanf/progress.py",
-            "fastanf/view.py"}  # fmt: skip
+            "fastanf/view.py", "fastanf/cluster/command.py"}  # fmt: skip
 
 
 def level_of(module: str) -> int:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastanf import checkpoint, tensor_file
-from fastanf.checkpoint import BlockCheckpoints, block_path, lane_path, newest_checkpoint
+from fastanf.checkpoint import BlockCheckpoints, block_path, newest_checkpoint
 from fastanf.replay import LaneReplay
 from fastanf.replay_state import begin_restore_, newest_state, span_tensors
 
@@ -408,13 +408,13 @@ def test_a_stopped_lane_keeps_the_checkpoint_in_which_it_was_sound(
     if not can_link:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
     checkpoints, replay = BlockCheckpoints(path), LaneReplay(L, CAPACITY, D, A, E)
-    draw, kept = torch.Generator().manual_seed(0), lane_path(tmp_path, 4)
+    draw, kept = torch.Generator().manual_seed(0), path.with_name("lane4")
     for marker in (1, 2):
         add_steps_(replay, 3, draw)
         save_marked(checkpoints, marker, replay)
-    assert checkpoints.keep_for_lane(kept, lambda state: state["step"] == 5) is None
+    assert checkpoints.keep_for_lane(4, lambda state: state["step"] == 5) is None
     assert not kept.exists()
-    found = checkpoints.keep_for_lane(kept, lambda state: state["step"] == 1)
+    found = checkpoints.keep_for_lane(4, lambda state: state["step"] == 1)
     assert found is not None and found.number == 1
     for marker in range(3, 7):
         save_marked(checkpoints, marker, replay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,14 +42,14 @@ def size_of(folder: Path) -> int:
 def sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the run folder holds before each removal of what has become superfluous."""
     found: list[int] = []
-    tidy = BlockCheckpoints._tidy_
+    remove = BlockCheckpoints._remove
 
-    def measured(self: BlockCheckpoints) -> None:
+    def measured(self: BlockCheckpoints, names: Iterable[str]) -> None:
         found.append(size_of(tmp_path / "run"))
-        tidy(self)
+        remove(self, names)
 
     calls = itertools.count()
-    monkeypatch.setattr(BlockCheckpoints, "_tidy_", measured)
+    monkeypatch.setattr(BlockCheckpoints, "_remove", measured)
     # Whatever the clock says: a checkpoint every now and then.
     monkeypatch.setattr(Saving, "is_due", property(lambda self: next(calls) % 40 == 39))
     fake_env.register(monkeypatch)

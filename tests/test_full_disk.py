@@ -23,12 +23,15 @@ from fastanf.rows import (
 )
 from tests.record_samples import fail_after, make_run, sample_evaluation
 
+BOTH = (0, 1)
+"""Lanes of the run."""
+
 TROUBLES = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
 
 
 def append(run: RunFolder, step: int) -> None:
-    run.append_training([TrainingRow(lane, step, step) for lane in (0, 1)])
-    run.append_evaluation([sample_evaluation(lane, step) for lane in (0, 1)])
+    run.append([TrainingRow(lane, step, step) for lane in (0, 1)])
+    run.append([sample_evaluation(lane, step) for lane in (0, 1)])
 
 
 def expect(path: Path, *steps: int) -> None:
@@ -65,11 +68,11 @@ def test_rows_wait_for_the_disk_and_come_once_and_in_order(
     expect(run.path, 5, 10, 15, 20)
     append(run, 25)
     expect(run.path, 5, 10, 15, 20, 25)
-    seals = run.seals()
-    run.check_seals(seals)
+    seals = run.seals(BOTH)
+    run.check_seals(seals, BOTH, 25)
     run.close()
     with RunFolder.open(run.path) as again:
-        assert again.seals() == seals
+        assert again.seals(BOTH) == seals
     assert len(lines) == 2
 
 
@@ -121,7 +124,7 @@ def test_mirrors_get_rows_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run._mirrors, "add", mirrored.extend)
     with monkeypatch.context() as patch:
         fail_after(patch, 0, errno.ENOSPC)
-        run.append_quarantine([QuarantineRow(0, 5, 5, "nan")])
+        run.append([QuarantineRow(0, 5, 5, "nan")])
     assert mirrored == [QuarantineRow(0, 5, 5, "nan")] and read_quarantine(run.path) == []
     run.close()
     assert read_quarantine(run.path) == mirrored
@@ -141,8 +144,8 @@ def test_an_interrupt_doubles_and_loses_no_row(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run.append_training([TrainingRow(lane, 5, 5) for lane in (0, 1)])
-    run.append_evaluation([sample_evaluation(lane, 5) for lane in (0, 1)])
+            run.append([TrainingRow(lane, 5, 5) for lane in (0, 1)])
+    run.append([sample_evaluation(lane, 5) for lane in (0, 1)])
     expect(run.path, 5)
 
 
@@ -168,16 +171,16 @@ def test_the_status_waits_and_comes_after_the_rows(
 def test_seals_are_of_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     append(run, 5)
-    before = run.seals()
+    before = run.seals(BOTH)
     with monkeypatch.context() as patch:
         fail_after(patch, 20, errno.ENOSPC)
         append(run, 10)
-        assert run.seals() == before
-        run.check_seals(before)
-    after = run.seals()  # writes what waits, now that it can
+        assert run.seals(BOTH) == before
+        run.check_seals(before, BOTH, 5)
+    after = run.seals(BOTH)  # writes what waits, now that it can
     assert after["eval.csv"]["bytes"] > before["eval.csv"]["bytes"] and not run.has_pending
-    run.check_seals(before)
-    run.check_seals(after)
+    run.check_seals(before, BOTH, 5)
+    run.check_seals(after, BOTH, 10)
 
 
 def test_rows_that_wait_survive_the_truncation_of_others(
@@ -185,13 +188,13 @@ def test_rows_that_wait_survive_the_truncation_of_others(
 ) -> None:
     """The next block begins while the rows of the one before still wait."""
     run = make_run(tmp_path)
-    run.append_evaluation([sample_evaluation(1, 3)])
-    run.append_evaluation([sample_evaluation(0, 5)])
+    run.append([sample_evaluation(1, 3)])
+    run.append([sample_evaluation(0, 5)])
     with monkeypatch.context() as patch:
         fail_after(patch, 9, errno.ENOSPC, also=["ftruncate"])
-        run.append_evaluation([sample_evaluation(0, 10)])
-    run.truncate_after({1: -1})
-    run.append_evaluation([sample_evaluation(1, 5)])
+        run.append([sample_evaluation(0, 10)])
+    run.truncate_after([1], -1)
+    run.append([sample_evaluation(1, 5)])
     assert [(row.lane, row.step) for row in read_evaluations(run.path)] == [(0, 5), (0, 10), (1, 5)]
 
 
@@ -203,7 +206,7 @@ def test_a_run_that_ends_with_rows_in_memory_says_so_after_releasing_all(
         fail_after(patch, 0, errno.ENOSPC)
         append(run, 5)
         append(run, 10)
-        run.append_quarantine([QuarantineRow(0, 5, 5, "nan")])
+        run.append([QuarantineRow(0, 5, 5, "nan")])
         run.set_status("interrupted")
         line = (
             r"^not on the disk: 4 rows of eval\.csv, 4 rows of train\.csv, 1 row of "
@@ -293,7 +296,7 @@ def test_a_real_full_disk_loses_no_row(small_disk: Path) -> None:
     assert run.flush() and not run.has_pending
     expect(run.path, 1, *steps)
     assert read_manifest(run.path)["status"] == "interrupted"
-    run.check_seals(run.seals())
+    run.check_seals(run.seals(BOTH), BOTH, 200)
     run.close()
 
 
@@ -307,7 +310,7 @@ def test_a_real_full_disk_at_the_end_is_said_and_the_run_goes_on_later(small_dis
         run.close()
     filler.unlink()
     with RunFolder.open(run.path) as again:
-        again.truncate_after({0: 1, 1: 1})
+        again.truncate_after([0, 1], 1)
         append(again, 2)
     expect(run.path, 1, 2)
 

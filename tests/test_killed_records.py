@@ -21,8 +21,8 @@ def evaluations(step):
     ]
 
 def append(run, step):
-    run.append_training([TrainingRow(k, step, step) for k in range(2)])
-    run.append_evaluation(evaluations(step))
+    run.append([TrainingRow(k, step, step) for k in range(2)])
+    run.append(evaluations(step))
 
 def pairs(rows):
     return [(row.lane, row.step) for row in rows]
@@ -48,7 +48,7 @@ with open(standing / "eval.csv", "a") as file:
 def go_on():
     with records.RunFolder.open(path) as run:
         run.begin_again()
-        run.truncate_after({0: 2, 1: 2})
+        run.truncate_after([0, 1], 2)
         run.write_lanes(LANES)
         for step in (3, 4, 5):
             append(run, step)
@@ -61,7 +61,7 @@ for calls in killed_at_every_call(go_on):
     assert prefix(trained, (1, 2, 3, 4, 5)) >= prefix(evaluated, (1, 2, 3, 4, 5)) >= 4
     check_lanes(path, run.manifest)
     assert len(read_lanes(path)) in (2, 4)
-    run.check_seals(run.seals())
+    run.check_seals(run.seals([0, 1]), [0, 1], 5)
     if run.manifest["status"] == "finished":
         assert len(evaluated) == 10
     else:
@@ -103,7 +103,7 @@ for _ in range(12):
         assert num_evaluated <= num_trained <= num_evaluated + 2
         assert all((path / name).read_text().endswith("\\n") for name in ("eval.csv", "train.csv"))
         last = num_evaluated // 2  # the last step that is there as a whole: the checkpoint's
-        run.truncate_after({0: last, 1: last})
+        run.truncate_after([0, 1], last)
     first = last + 1
 print(last)
 """

@@ -24,10 +24,10 @@ def test_tensorboard_has_one_folder_a_lane_with_its_scalars(tmp_path: Path) -> N
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with make_run(tmp_path, tensorboard=True) as run:
-        run.append_evaluation([sample_evaluation(0, 5000, 7.0), sample_evaluation(1, 5000, 8.0)])
-        run.append_training([TrainingRow(0, 100, 100, critic_loss=0.5)])
-        run.append_topology([TopologyRow(0, 100, 100, "actor", 0, 5, 0.2, 1, 4, 0.2)])
-        run.append_quarantine([QuarantineRow(0, 640, 640, "return is inf in an evaluation")])
+        run.append([sample_evaluation(0, 5000, 7.0), sample_evaluation(1, 5000, 8.0)])
+        run.append([TrainingRow(0, 100, 100, critic_loss=0.5)])
+        run.append([TopologyRow(0, 100, 100, "actor", 0, 5, 0.2, 1, 4, 0.2)])
+        run.append([QuarantineRow(0, 640, 640, "return is inf in an evaluation")])
     folders = names_in(run.path / "tb")
     assert folders == ["lane00_ANF-SAC_seed3", "lane01_SAC_a=1-b=2_seed4"]
     events = EventAccumulator(str(run.path / "tb" / folders[0]))
@@ -44,7 +44,7 @@ def test_tensorboard_has_the_stages_of_a_profiled_run(tmp_path: Path) -> None:
 
     with make_run(tmp_path, tensorboard=True, profile=True) as run:
         row = ProfileRow(0, 100, 100, "update", "critic forward", mean_ms=2.5, share=0.25)
-        run.append_profile([row])
+        run.append([row])
     assert read_profile(run.path)[0].mean_ms == 2.5
     events = EventAccumulator(str(run.path / "tb" / "lane00_ANF-SAC_seed3"))
     events.Reload()
@@ -59,10 +59,10 @@ def test_resumed_tensorboard_does_not_double_steps(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with make_run(tmp_path, tensorboard=True) as run:
-        run.append_evaluation([sample_evaluation(0, step, 1.0) for step in (5, 10, 15)])
+        run.append([sample_evaluation(0, step, 1.0) for step in (5, 10, 15)])
     with RunFolder.open(run.path, tensorboard=True) as again:
-        again.truncate_after({0: 5})
-        again.append_evaluation([sample_evaluation(0, 10, 2.0)])
+        again.truncate_after([0], 5)
+        again.append([sample_evaluation(0, 10, 2.0)])
     events = EventAccumulator(str(run.path / "tb" / "lane00_ANF-SAC_seed3"))
     events.Reload()
     found = [(e.step, e.value) for e in events.Scalars("eval/return_mean")]
@@ -74,8 +74,8 @@ def test_failing_mirror_is_switched_off_and_the_row_is_kept(
 ) -> None:
     run = make_run(tmp_path, tensorboard=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    run.append_evaluation([sample_evaluation(0)])
-    run.append_evaluation([sample_evaluation(1)])
+    run.append([sample_evaluation(0)])
+    run.append([sample_evaluation(1)])
     assert len(read_evaluations(run.path)) == 2
     assert len([r for r in caplog.records if "TensorBoard is off" in r.message]) == 1
 
@@ -104,7 +104,7 @@ def test_wandb_gets_one_run_with_metrics_named_by_lane(
     vars(wandb)["init"] = lambda **given: options.update(given) or wandb_run
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     with make_run(tmp_path, wandb_mode="offline") as run:
-        run.append_evaluation([sample_evaluation(0, 5000, 7.0)])
+        run.append([sample_evaluation(0, 5000, 7.0)])
     assert (options["project"], options["mode"], options["group"]) == ("fastanf", "offline", "run")
     label = "lane00_ANF-SAC_seed3"
     assert logged == [

@@ -4,34 +4,9 @@ import io
 import math
 
 import pytest
-from rich.console import Console
 
 from fastanf.progress import HEARTBEAT_S, Progress, duration, lane_label
-
-LABELS = [f"{policy} seed {seed}" for policy in ("ANF-SAC", "SAC") for seed in range(2)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def plain_progress(labels: list[str] = LABELS, max_steps: int = 1000) -> tuple[Progress, Clock]:
-    clock = Clock()
-    return Progress(labels, max_steps, plain=True, stream=io.StringIO(), clock=clock), clock
-
-
-def lines(progress: Progress) -> list[str]:
-    assert isinstance(progress.stream, io.StringIO)
-    return progress.stream.getvalue().splitlines()
+from tests.displayed import LABELS, Clock, InTurn, Terminal, lines, plain_progress, shown
 
 
 def test_label_has_policy_seed_and_variant() -> None:
@@ -61,13 +36,14 @@ def test_terminal_gets_the_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_evaluation_gives_one_line_a_group() -> None:
     progress, clock = plain_progress()
+    block = progress.block(range(4))
     with progress:
-        progress.update(range(4), 0, 50.0)
+        block.update(0, 50.0)
         clock.now += 10
-        progress.update(range(4), 500, 50.0)
+        block.update(500, 50.0)
         for lane, value in enumerate((200.0, 400.0, 10.0, 20.0)):
-            progress.evaluated(lane, 500, value, 5.0)
-        progress.update(range(4), 501, 50.0)
+            block.evaluated(lane, 500, value, 5.0)
+        block.update(501, 50.0)
     assert lines(progress) == [
         "step 500/1,000  ANF-SAC  2 lanes  return 300 (lanes 200 to 400)  50.0 steps/s  10 s left",
         "step 500/1,000  SAC  2 lanes  return 15.0 (lanes 10.0 to 20.0)  50.0 steps/s  10 s left",
@@ -76,23 +52,25 @@ def test_evaluation_gives_one_line_a_group() -> None:
 
 def test_incomplete_group_is_reported_at_the_next_update_and_at_the_end() -> None:
     progress, _ = plain_progress()
+    block = progress.block(range(4))
     with progress:
-        progress.update(range(4), 500, 50.0)
-        progress.evaluated(0, 500, 200.0, 5.0)
+        block.update(500, 50.0)
+        block.evaluated(0, 500, 200.0, 5.0)
         assert lines(progress) == []
-        progress.update(range(4), 501, 50.0)
+        block.update(501, 50.0)
         assert len(lines(progress)) == 1
         assert "return 200 +- 5.0 (episodes)" in lines(progress)[0]
-        progress.evaluated(2, 1000, math.nan, 5.0)
+        block.evaluated(2, 1000, math.nan, 5.0)
     assert len(lines(progress)) == 2
     assert "return -" in lines(progress)[1]
 
 
 def test_sign_of_life_comes_every_half_minute_and_no_sooner() -> None:
     progress, clock = plain_progress()
+    block = progress.block(range(4))
     with progress:
         for step in range(int(3.5 * HEARTBEAT_S)):
-            progress.update(range(4), step, 1.0)
+            block.update(step, 1.0)
             clock.now += 1
     assert len(lines(progress)) == 3
     assert lines(progress)[0].startswith("step 30/1,000  4 lanes  1.0 steps/s  16 min 10 s left")
@@ -100,44 +78,48 @@ def test_sign_of_life_comes_every_half_minute_and_no_sooner() -> None:
 
 def test_phase_is_said_once_a_block() -> None:
     progress, _ = plain_progress()
+    block = progress.block(range(4))
     with progress:
         for _ in range(3):
-            progress.phase("evaluating")
-            progress.phase("")
+            block.phase("evaluating")
+            block.phase("")
     assert lines(progress) == ["evaluating"]
 
 
 def test_change_of_block_names_its_lanes() -> None:
     progress, _ = plain_progress()
+    told = InTurn(progress)
     with progress:
-        progress.update([0, 1], 0, 1.0)
-        progress.update([0, 1], 1000, 1.0)
-        progress.update([2, 3], 0, 1.0)
+        told.update(range(2), 0, 1.0)
+        told.update(range(2), 1000, 1.0)
+        told.update(range(2, 4), 0, 1.0)
         assert progress.steps == [1000, 1000, 0, 0]
     assert lines(progress) == ["training lanes 0-1 (2 of 4)", "training lanes 2-3 (2 of 4)"]
 
 
 def test_time_left_counts_the_blocks_that_wait() -> None:
     progress, clock = plain_progress()
+    told = InTurn(progress)
     with progress:
-        progress.update([0], 0, 99.0)
+        told.update(range(1), 0, 99.0)
         clock.now += 100  # 100 steps in 100 s, whatever the given speed says
-        progress.update([0], 100, 99.0)
+        told.update(range(1), 100, 99.0)
         assert progress.seconds_left() == (900.0, 900.0 + 3 * 1000.0)
-        progress.stopped(3, "loss is nan")
+        progress.block(range(3, 4)).stopped(3, "loss is nan")
         assert progress.seconds_left() == (900.0, 900.0 + 2 * 1000.0)
-        progress.restore(2, 1000, 5.0)
+        progress.block(range(2, 3)).restore(2, 1000, 5.0)
         assert progress.seconds_left() == (900.0, 900.0 + 1000.0)
-        progress.update([1], 0, 10.0)
+        told.update(range(1, 2), 0, 10.0)
         assert progress.seconds_left()[0] == 100.0  # no pace measured yet: the given one
 
 
 def test_stopped_lane_is_named_with_its_cause() -> None:
     progress, _ = plain_progress()
+    block = progress.block(range(4))
     with progress:
-        progress.update(range(4), 123, 1.0)
-        progress.stopped(1, "critic loss is nan")
-        progress.update(range(4), 200, 1.0)
+        block.update(123, 1.0)
+        block.stopped(1, "critic loss is nan")
+        block.update(200, 1.0)
     assert lines(progress) == [
         "lane 1 (ANF-SAC seed 1) stopped at step 123: critic loss is nan",
     ]
@@ -146,20 +128,21 @@ def test_stopped_lane_is_named_with_its_cause() -> None:
 
 def test_block_whose_lanes_have_all_stopped_has_no_time_left() -> None:
     progress, clock = plain_progress()
+    told = InTurn(progress)
     with progress:
-        progress.update([0, 1], 0, 1.0)
+        told.update(range(2), 0, 1.0)
         clock.now += 100
-        progress.update([0, 1], 100, 1.0)
-        progress.stopped(0, "critic loss is nan")
+        told.update(range(2), 100, 1.0)
+        progress.block(range(2)).stopped(0, "critic loss is nan")
         assert progress.seconds_left() == (900.0, 900.0 + 2 * 500.0)
         clock.now += 100
-        progress.update([0, 1], 200, 1.0)
-        progress.stopped(1, "return is inf")
+        told.update(range(2), 200, 1.0)
+        progress.block(range(2)).stopped(1, "return is inf")
         assert progress.seconds_left() == (0.0, 2 * 500.0)
-        progress.update([2, 3], 0, 1.0)
+        told.update(range(2, 4), 0, 1.0)
         assert progress.steps == [100, 200, 0, 0]
         clock.now += HEARTBEAT_S
-        progress.update([2, 3], 30, 1.0)
+        told.update(range(2, 4), 30, 1.0)
     assert lines(progress) == [
         "training lanes 0-1 (2 of 4)",
         "step 100/1,000  2 lanes  1.0 steps/s  31 min 40 s left",
@@ -173,20 +156,22 @@ def test_block_whose_lanes_have_all_stopped_has_no_time_left() -> None:
 
 def test_stop_is_no_sign_of_life() -> None:
     progress, clock = plain_progress()
+    block = progress.block(range(4))
     with progress:
-        progress.update(range(4), 1, 1.0)
-        progress.stopped(1, "critic loss is nan")
+        block.update(1, 1.0)
+        block.stopped(1, "critic loss is nan")
         clock.now += HEARTBEAT_S - 1
-        progress.update(range(4), 2, 1.0)
+        block.update(2, 1.0)
         assert len(lines(progress)) == 1
 
 
 def test_evaluation_waits_for_no_stopped_lane() -> None:
     progress, _ = plain_progress()
+    block = progress.block(range(4))
     with progress:
-        progress.update(range(4), 500, 50.0)
-        progress.stopped(1, "return is inf")
-        progress.evaluated(0, 500, 200.0, 5.0)
+        block.update(500, 50.0)
+        block.stopped(1, "return is inf")
+        block.evaluated(0, 500, 200.0, 5.0)
         assert "ANF-SAC  1 lane  return 200" in lines(progress)[-1]
 
 
@@ -194,16 +179,14 @@ def test_resumed_run_knows_its_stopped_lanes_without_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     progress, _ = plain_progress()
-    progress.restore(1, 500, 7.0)
-    progress.restore_stopped(1, 640, "critic loss is nan")
+    block = progress.block(range(4))
+    block.restore(1, 500, 7.0)
+    block.restore_stopped(1, 640, "critic loss is nan")
     with progress:
-        progress.update(range(4), 700, 1.0)
+        block.update(700, 1.0)
     assert lines(progress) == [] and progress.steps == [700, 640, 700, 700]
     monkeypatch.setenv("COLUMNS", "100")
-    console = Console(file=io.StringIO(), width=100)
-    console.print(progress.render())
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue().splitlines()
+    text = shown(progress)
     assert " ".join(text[2].split()) == "1 ANF-SAC seed 1 640 1,000 7.0 stopped"
     # 3 x 700 + 640 of 3 x 1,000 + 640 steps
     assert text[5].split()[0] == "75%"
@@ -213,9 +196,10 @@ def test_stop_leaves_a_line_above_the_live_table(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     progress = Progress(["SAC seed 0 hidden=[8]"], 1000, plain=False, stream=Terminal())
+    block = progress.block(range(1))
     with progress:
-        progress.update([0], 10, 1.0)
-        progress.stopped(0, "critic loss is nan")
+        block.update(10, 1.0)
+        block.stopped(0, "critic loss is nan")
     assert isinstance(progress.stream, Terminal)
     stopped = "lane 0 (SAC seed 0 hidden=[8]) stopped at step 10: critic loss is nan"
     assert stopped in progress.stream.getvalue()
@@ -224,9 +208,10 @@ def test_stop_leaves_a_line_above_the_live_table(monkeypatch: pytest.MonkeyPatch
 def test_closed_output_does_not_end_the_training() -> None:
     progress, _ = plain_progress()
     progress.stream.close()
+    block = progress.block(range(2))
     with progress:
-        progress.phase("random start")
-        progress.update([0, 1], 5, 1.0)
+        block.phase("random start")
+        block.update(5, 1.0)
     assert progress.steps == [5, 5, 0, 0]
 
 
@@ -235,9 +220,10 @@ def test_update_draws_at_most_four_times_a_second(monkeypatch: pytest.MonkeyPatc
     progress = Progress(LABELS, 1000, plain=False, stream=Terminal(), clock=clock)
     render = progress.render
     monkeypatch.setattr(progress, "render", lambda: drawn.append(clock.now) or render())
+    block = progress.block(range(4))
     with progress:
         for step in range(1000):  # ten seconds
-            progress.update(range(4), step, 100.0)
+            block.update(step, 100.0)
             clock.now += 0.01
     assert 30 <= len(drawn) <= 42  # 4 Hz over 10 s, and the last one
 
@@ -247,12 +233,10 @@ def rendered(num_lanes: int, height: int, monkeypatch: pytest.MonkeyPatch) -> li
     monkeypatch.setenv("COLUMNS", "100")
     labels = [f"{('ANF-SAC', 'SAC')[lane % 2]} seed {lane}" for lane in range(num_lanes)]
     progress = Progress(labels, 1000, plain=False, stream=Terminal(), clock=Clock())
-    progress.update(range(2, num_lanes), 250, 50.0)
-    progress.evaluated(2, 250, 1234.0, 5.0)
-    console = Console(file=io.StringIO(), width=100)
-    console.print(progress.render())
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
+    block = progress.block(range(2, num_lanes))
+    block.update(250, 50.0)
+    block.evaluated(2, 250, 1234.0, 5.0)
+    return shown(progress)
 
 
 def test_table_has_one_line_a_lane_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,14 +251,12 @@ def test_summary_of_a_group_leaves_out_its_stopped_lanes(monkeypatch: pytest.Mon
     monkeypatch.setenv("LINES", "8")
     monkeypatch.setenv("COLUMNS", "100")
     progress = Progress([f"SAC seed {k}" for k in range(9)], 1000, plain=False, stream=Terminal())
-    progress.update(range(9), 250, 50.0)
+    block = progress.block(range(9))
+    block.update(250, 50.0)
     for lane in range(9):
-        progress.evaluated(lane, 250, 100.0 * lane, 5.0)
-    progress.stopped(0, "critic loss is nan")
-    console = Console(file=io.StringIO(), width=100)
-    console.print(progress.render())
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue().splitlines()
+        block.evaluated(lane, 250, 100.0 * lane, 5.0)
+    block.stopped(0, "critic loss is nan")
+    text = shown(progress)
     assert any("SAC, mean of 8, 1 stopped" in line and "450" in line for line in text)
     assert text[1].split()[0] == "1"  # lanes at work come before a stopped one
 

@@ -69,7 +69,7 @@ def test_lane_rows_give_the_configurations_back(tmp_path: Path) -> None:
 
 def test_the_manifest_gives_the_command_back() -> None:
     run = RunConfig(num_seeds=3, vary=("tau=0.1,0.2",), run_dir="a b", device="cpu", num_threads=1)
-    manifest = json.loads(json.dumps(recording.manifest(run, ["--run_dir", "a b"])))
+    manifest = json.loads(json.dumps(recording.manifest(run, "cpu", ["--run_dir", "a b"])))
     assert RunConfig(**manifest["run"]) == run
     assert manifest["command_line"] == "--run_dir 'a b'"
     assert manifest["device"] == "cpu" and manifest["num_threads"] == 1

@@ -74,11 +74,11 @@ def test_rows_read_back_equal(tmp_path: Path) -> None:
     topology = [TopologyRow(1, 10, 2, "critic2", 0, 8704, 0.2, 17, 153, 0.1)]
     features = [FeatureRow(1, 10, 2, "critic2", 2, 4, 0.5, 0.25, "3 0 1 2")]
     stopped = [QuarantineRow(1, 10, 2, 'critic loss is nan, "really"', 5)]
-    run.append_evaluation(evaluations)
-    run.append_training(training)
-    run.append_topology(topology)
-    run.append_features(features)
-    run.append_quarantine(stopped)
+    run.append(evaluations)
+    run.append(training)
+    run.append(topology)
+    run.append(features)
+    run.append(stopped)
     assert read_quarantine(run.path) == stopped
     assert read_evaluations(run.path) == evaluations
     assert read_evaluations(run.path / "eval.csv") == evaluations
@@ -97,7 +97,7 @@ def test_numpy_and_torch_scalars_are_written_as_plain_numbers(tmp_path: Path) ->
         return_mean=np.float32(0.5),  # pyright: ignore[reportArgumentType]
         return_std=torch.tensor(0.25),  # pyright: ignore[reportArgumentType]
     )
-    run.append_evaluation([row])
+    run.append([row])
     assert read_evaluations(run.path)[0] == dataclasses.replace(
         sample_evaluation(), lane=1, return_mean=0.5, return_std=0.25
     )
@@ -146,7 +146,7 @@ def failing_replace(*_: Any) -> None:
 
 def test_torn_last_line_is_skipped_by_readers_and_removed_by_open(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    run.append_evaluation([sample_evaluation(0), sample_evaluation(1)])
+    run.append([sample_evaluation(0), sample_evaluation(1)])
     whole = (run.path / "eval.csv").read_bytes()
     with open(run.path / "eval.csv", "ab") as file:
         file.write(b"0,ANF-SAC,Hopper-v3,3,0.9,,10000,1")
@@ -154,7 +154,7 @@ def test_torn_last_line_is_skipped_by_readers_and_removed_by_open(tmp_path: Path
     run.close()
     again = RunFolder.open(run.path)
     assert (run.path / "eval.csv").read_bytes() == whole
-    again.append_evaluation([sample_evaluation(0, 10000)])
+    again.append([sample_evaluation(0, 10000)])
     assert [row.step for row in read_evaluations(run.path)] == [5000, 5000, 10000]
 
 
@@ -201,13 +201,12 @@ def test_line_of_wrong_length_is_named(tmp_path: Path) -> None:
 
 def test_truncate_drops_rows_beyond_each_lane_s_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    run.append_evaluation(
-        [sample_evaluation(lane, step) for step in (5, 10, 15) for lane in (0, 1, 2)]
-    )
-    run.append_training([TrainingRow(0, step, step) for step in (8, 11)])
-    run.append_topology([TopologyRow(0, 11, 11, "actor", 0, 5)])
-    run.append_quarantine([QuarantineRow(lane, 8, 8, "x") for lane in (0, 1, 2)])
-    run.truncate_after({0: 10, 1: 5})
+    run.append([sample_evaluation(lane, step) for step in (5, 10, 15) for lane in (0, 1, 2)])
+    run.append([TrainingRow(0, step, step) for step in (8, 11)])
+    run.append([TopologyRow(0, 11, 11, "actor", 0, 5)])
+    run.append([QuarantineRow(lane, 8, 8, "x") for lane in (0, 1, 2)])
+    run.truncate_after([0], 10)
+    run.truncate_after([1], 5)
     assert [row.lane for row in read_quarantine(run.path)] == [0, 2]
     kept = [(row.lane, row.step) for row in read_evaluations(run.path)]
     assert kept == [(0, 5), (1, 5), (2, 5), (0, 10), (2, 10), (2, 15)]
@@ -280,21 +279,21 @@ def test_an_append_that_is_not_allowed_adds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path)
-    run.append_evaluation([sample_evaluation(0)])
+    run.append([sample_evaluation(0)])
     before = (run.path / "eval.csv").read_bytes()
     with monkeypatch.context() as patch:
         fail_after(patch, 9, errno.EPERM)
         with pytest.raises(OSError, match="not permitted"):
-            run.append_evaluation([sample_evaluation(1)])
+            run.append([sample_evaluation(1)])
     assert (run.path / "eval.csv").read_bytes() == before and not run.has_pending
-    run.append_evaluation([sample_evaluation(1)])
+    run.append([sample_evaluation(1)])
     assert [row.lane for row in read_evaluations(run.path)] == [0, 1]
 
 
 def test_line_break_in_a_field_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     with pytest.raises(ValueError, match="line break"):
-        run.append_evaluation([dataclasses.replace(sample_evaluation(), variant="a\nb")])
+        run.append([dataclasses.replace(sample_evaluation(), variant="a\nb")])
     assert read_evaluations(run.path) == []
 
 

@@ -66,7 +66,7 @@ INTERRUPTIONS = {
     "middle": (Learner, "update_", 12, 1),
     "step before an evaluation": (Learner, "update_", 14, 2),
     "evaluation": (TrainingBlock, "evaluate", 2, 2),
-    "record": (RunFolder, "append_evaluation", 2, 2),
+    "record": (RunFolder, "append EvaluationRow", 2, 2),
     "last step": (Learner, "update_", MAX_STEPS, 4),
     "last evaluation": (TrainingBlock, "evaluate", 4, 4),
     "final save": (BlockCheckpoints, "save", 1, 4),
@@ -129,10 +129,10 @@ def test_a_run_that_is_stopped_again_and_again_computes_everything_once(
     assert records(path) == expected
 
 
-@pytest.mark.parametrize("moment", ["write_tensors", "write_index", "_tidy_"])
+@pytest.mark.parametrize("moment", ["write_tensors", "index", "_remove"])
 def test_a_signal_within_a_checkpoint_changes_nothing(tmp_path: Path, moment: str) -> None:
     path = tmp_path / "run"
-    owner = {"write_tensors": checkpoint, "write_index": Checkpoint}.get(moment, BlockCheckpoints)
+    owner = {"write_tensors": checkpoint, "index": Checkpoint}.get(moment, BlockCheckpoints)
     with at_call(owner, moment, 20, send):
         assert train(path, **ALWAYS_SAVING) == 130
     assert resume(path) == 0
@@ -159,7 +159,7 @@ def test_sparse_and_dense_lanes_of_compiled_kernels_train_one_block_after_the_ot
     [
         (Learner, "update_", MAX_STEPS + 10),
         (BlockCheckpoints, "save", 1),  # the first block's last
-        (RunFolder, "append_evaluation", 4),
+        (RunFolder, "append EvaluationRow", 4),
     ],
 )
 def test_both_blocks_of_a_run_can_be_interrupted(

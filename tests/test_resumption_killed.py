@@ -48,20 +48,20 @@ KILLS = [
     (Collector, "random_step_", 5),
     (Learner, "update_", 12),
     (TrainingBlock, "evaluate", 2),
-    (RunFolder, "append_training", 2),  # the first of the tables is written
-    (RunFolder, "append_topology", 2),
-    (RunFolder, "append_features", 3),
-    (RunFolder, "append_evaluation", 3),  # and the last is not
-    (RunFolder, "append_evaluation", 4),
+    (RunFolder, "append TrainingRow", 2),  # the first of the tables is written
+    (RunFolder, "append TopologyRow", 2),
+    (RunFolder, "append FeatureRow", 3),
+    (RunFolder, "append EvaluationRow", 3),  # and the last is not
+    (RunFolder, "append EvaluationRow", 4),
     (RunFolder, "set_status", 1),
 ]
 KILLS_WHILE_SAVING = [
     (checkpoint, "write_tensors", 17),
     (checkpoint, "sync_folder", 8),
     (checkpoint, "sync_folder", 16),
-    (Checkpoint, "write_index", 12),
-    (BlockCheckpoints, "_tidy_", 13),
-    (BlockCheckpoints, "_tidy_", 5 + 13 + 1),  # the final one
+    (Checkpoint, "index", 12),
+    (BlockCheckpoints, "_remove", 13),
+    (BlockCheckpoints, "_remove", 5 + 13 + 1),  # the final one
 ]
 
 
@@ -135,8 +135,8 @@ def test_a_lane_that_broke_stays_stopped_in_a_run_that_is_resumed(
 ) -> None:
     """Killed while it is broken and nobody knows, after that, and between the two records."""
     is_over, path = len(lanes) == 2, tmp_path / "run"
-    moments = [(Learner, "update_", 6), (RunFolder, "append_quarantine", 1)]
-    moments += [(RunFolder, "append_training", 1), (Learner, "update_", 12)] * (not is_over)
+    moments = [(Learner, "update_", 6), (RunFolder, "append QuarantineRow", 1)]
+    moments += [(RunFolder, "append TrainingRow", 1), (Learner, "update_", 12)] * (not is_over)
     code = runner.EXIT_ALL_STOPPED if is_over else 0
     with lanes_break(lanes, 5):
         copies = killed_at(moments, path, code, checkpoint_minutes=minutes)

@@ -58,7 +58,7 @@ def test_a_new_run_is_locked_from_the_beginning(tmp_path: Path) -> None:
 
 def test_nothing_stays_beside_a_new_run(tmp_path: Path) -> None:
     with make_run(tmp_path, tensorboard=True) as run:
-        run.append_evaluation([sample_evaluation(0)])
+        run.append([sample_evaluation(0)])
     assert names_in(tmp_path) == ["run"]
     assert names_in(run.path / "tb") == ["lane00_ANF-SAC_seed3"]
     assert len(read_evaluations(run.path)) == 1

@@ -39,7 +39,7 @@ def test_a_run_behind_a_link_and_with_links_of_others_opens(tmp_path: Path) -> N
     (run.path / "wandb").symlink_to("/tmp")
     (tmp_path / "link").symlink_to(run.path)
     with RunFolder.open(tmp_path / "link") as again:
-        again.append_evaluation([sample_evaluation(0)])
+        again.append([sample_evaluation(0)])
     assert len(read_evaluations(run.path)) == 1
 
 

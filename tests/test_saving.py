@@ -25,7 +25,7 @@ class Disk(BlockCheckpoints):
             raise self.error
         self.num_written += 1
 
-    def keep_for_lane(self, folder: Path, is_sound: object) -> None:
+    def keep_for_lane(self, lane: int, is_sound: object) -> None:
         if self.error:
             raise self.error
 
@@ -146,10 +146,10 @@ def test_another_failure_is_raised(disk: Disk, said: list[str]) -> None:
     with pytest.raises(OSError, match="Permission"):
         saving.save(dict, {}, None)
     with pytest.raises(OSError, match="Permission"):
-        saving.keep_lane(Path("lane3"), lambda _: True)
+        saving.keep_lane(3, lambda _: True)
 
 
 def test_a_stopped_lane_that_the_disk_does_not_take_is_said(disk: Disk, said: list[str]) -> None:
     saving, disk.error = make(disk, said), full()
-    saving.keep_lane(Path("lane3"), lambda _: True)
-    assert said == ["the last sound checkpoint is not kept in lane3: No space left on device"]
+    saving.keep_lane(3, lambda _: True)
+    assert said == ["the last sound checkpoint of lane 3 is not kept: No space left on device"]

@@ -40,9 +40,10 @@ def test_quarantine_rows_come_back_from_their_file(tmp_path: Path) -> None:
     rows = [QuarantineRow(2, 640, 641, CAUSE), QuarantineRow(1, 1280, 1281, "x", 1000)]
     with RunFolder.create(tmp_path / "run", {}, LANES) as folder:
         assert read_quarantine(folder.path) == []
-        folder.append_quarantine(rows)
+        folder.append(rows)
         assert read_quarantine(folder.path) == rows
-        folder.truncate_after({1: 1279, 2: 640})
+        folder.truncate_after([1], 1279)
+        folder.truncate_after([2], 640)
         assert read_quarantine(folder.path) == rows[:1]
     (lane,) = stopped_lanes(folder.path)
     assert lane.row == rows[0] and lane.label == "lane 2 (SAC, seed 2)"
@@ -55,7 +56,7 @@ def test_cause_with_a_line_break_is_refused(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "run", {}, LANES) as folder,
         pytest.raises(ValueError, match="line break"),
     ):
-        folder.append_quarantine([QuarantineRow(0, 1, 1, "a\nb")])
+        folder.append([QuarantineRow(0, 1, 1, "a\nb")])
 
 
 def test_lane_that_is_not_there_is_refused() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from envs import registry
 from fastanf.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -19,11 +21,13 @@ COMMANDS = [
 ]
 # What makes a training short; later flags win.
 SHORT = shlex.split(
-    "--max_timesteps 60 --start_timesteps 120 --eval_freq 30 --eval_episodes 1 --hidden 128x128 "
+    "--max_timesteps 40 --start_timesteps 40 --eval_freq 20 --eval_episodes 1 --hidden 128x128 "
     "--batch_size 8 --replay_capacity 10000 --tensorboard false --plain"
 )
-PERIODS = {"--permute_period": "20"}
+PERIODS = {"--permute_period": "15"}
 """Settings in steps, which a short training would not reach."""
+EPISODE_STEPS = 50
+"""In place of 1000: evaluating agents that learned nothing took most of the time."""
 
 
 def arguments_of(command: str) -> list[str]:
@@ -41,6 +45,19 @@ def arguments_of(command: str) -> list[str]:
     return ["train", *short]
 
 
+@pytest.fixture
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = registry._BACKENDS["envpool"]
+    tasks = {
+        name: dataclasses.replace(
+            task, spec=dataclasses.replace(task.spec, max_episode_steps=EPISODE_STEPS)
+        )
+        for name, task in backend.tasks.items()
+    }
+    monkeypatch.setitem(registry._BACKENDS, "envpool", dataclasses.replace(backend, tasks=tasks))
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_the_commands_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
