@@ -1,4 +1,6 @@
-"""Markdown tables of what checkpoints cost (bench_checkpoint.py) and of long soaks (soak.py)."""
+"""Markdown tables of what checkpoints cost (bench_checkpoint.py), of long soaks (soak.py), and of
+what a Ray cluster costs a block (bench_cluster.py).
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,34 @@ def checkpoint_table() -> str:
     return markdown(head, lines, used)
 
 
+def cluster_table() -> str:
+    """A block in a plain process and on Ray: pace, start and end."""
+    works: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in result_rows.read("cluster"):
+        work = task_text(row), row["policies"], plural(int(row["lanes"]))
+        works.setdefault(work, {})[row["metric"]] = row
+    lines, used = [], []
+    for work, found in works.items():
+        share = found["overhead_share"]
+        spread = f"{float(share['p20']):+.1%} to {float(share['p80']):+.1%}"
+        lines.append(
+            [
+                ", ".join(work),
+                *(f"{float(found[f'{side}_env_steps_per_s']['p50']):,.1f}" for side in _SIDES),
+                f"{float(share['p50']):+.1%} ({spread})",
+                *(_seconds(found[f"{side}_start_s"]) for side in _SIDES),
+                *(_seconds(found[f"{side}_end_s"]) for side in _SIDES),
+            ]
+        )
+        used += found.values()
+    head = ["block", "steps/s, process", "on Ray", "longer on Ray", "start s, process", "on Ray",
+            "end s, process", "on Ray"]  # fmt: skip
+    return markdown(head, lines, used)
+
+
+_SIDES = ("process", "ray")
+
+
 def soak_table() -> str:
     """What soaks saw: kills, memory and its growth, threads, files, the disk."""
     runs: dict[tuple[str, ...], dict[str, Row]] = {}
@@ -80,7 +110,11 @@ _SOAK_METRICS = {
 }
 """What a metric is called, and its digits."""
 
-TABLES: dict[str, Callable[[], str]] = {"checkpoint": checkpoint_table, "soak": soak_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "checkpoint": checkpoint_table,
+    "cluster": cluster_table,
+    "soak": soak_table,
+}
 """As those of result_tables.py."""
 
 

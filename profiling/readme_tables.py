@@ -3,8 +3,8 @@
     python profiling/readme_tables.py            rewrite the tables
     python profiling/readme_tables.py --check    exit 1 where a file and the rows differ
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; result_tables.py and
-endurance_tables.py have the names.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; result_tables.py,
+endurance_tables.py and scaling_tables.py have the names.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 
 import endurance_tables
 import result_tables
+import scaling_tables
 
 ROOT = Path(__file__).parent.parent
-TABLES = result_tables.TABLES | endurance_tables.TABLES
+TABLES = result_tables.TABLES | endurance_tables.TABLES | scaling_tables.TABLES
 FILES = (ROOT / "README.md", ROOT / "profiling" / "README.md")
 
 
