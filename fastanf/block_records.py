@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fastanf.records import RunFolder
-from fastanf.rows import AnyRow, EvaluationRow, QuarantineRow, read_evaluations, read_quarantine
+from fastanf.rows import AnyRow, EvaluationRow, QuarantineRow
 from fastanf.table_seals import Seals
 
 
@@ -67,10 +67,10 @@ class FolderRecords:
         self.folder.check_seals(seals, self.lanes, last_step)
 
     def truncate_after(self, last_step: int) -> None:
-        self.folder.truncate_after(self.lanes, last_step)
+        self.folder.truncate(dict.fromkeys(self.lanes, last_step))
 
     def evaluations(self) -> list[EvaluationRow]:
-        return [row for row in read_evaluations(self.folder.path) if row.lane in self.lanes]
+        return self.folder.rows(EvaluationRow, self.lanes)
 
     def quarantine(self) -> list[QuarantineRow]:
-        return [row for row in read_quarantine(self.folder.path) if row.lane in self.lanes]
+        return self.folder.rows(QuarantineRow, self.lanes)

@@ -255,7 +255,7 @@ class BlockRun:
         while not self._save(block, is_finished=True):
             if time.perf_counter() > deadline:
                 raise Refused(
-                    f"{self.checkpoints.path} takes nothing: free some space and resume the run, "
+                    f"{self.checkpoints.place} takes nothing: free some space and resume the run, "
                     "which then repeats what came after the last checkpoint"
                 )
             self.progress.phase("waiting for space on the disk")

@@ -139,6 +139,11 @@ class BlockCheckpoints:
     standing: list[Checkpoint] = field(default_factory=list)
     """Those that are there, the newest first; what they are not made of is removed."""
 
+    @property
+    def place(self) -> str:
+        """What has to have space for them, in words."""
+        return str(self.path)
+
     def save(
         self,
         tensors: Mapping[str, Tensor],

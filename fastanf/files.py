@@ -31,8 +31,12 @@ def is_disk_trouble(error: OSError) -> bool:
     return error.errno in DISK_TROUBLES
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Replaces a file as a whole: a reader sees the old content or the new one, never a part.
+
+    Args:
+        path: the file.
+        data: its content, or pieces of it, one after the other.
 
     Raises:
         OSError: the write failed; the old file is as it was and nothing is left beside it.
@@ -43,7 +47,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.unlink(beside)  # of a killed process that had the same number, or a link
         file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666)
         try:
-            _write_all(file, data)
+            for piece in [data] if isinstance(data, bytes) else data:
+                _write_all(file, piece)
             os.fsync(file)
         finally:
             os.close(file)
@@ -138,6 +143,22 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise ValueError(f"{str(path)!r} has {size} bytes: at most {max_bytes} are allowed")
     return bytes(data)
+
+
+def whole_bytes(path: Path) -> tuple[int, int]:
+    """How many bytes the whole lines at the beginning of a regular file have, and how many it has.
+
+    Raises:
+        OSError, ValueError: as `read_regular`.
+    """
+    with open_regular(path) as file:
+        start = size = os.fstat(file.fileno()).st_size
+        while start:
+            start, end = max(0, start - _CHUNK), start
+            found = os.pread(file.fileno(), end - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1, size
+    return 0, size
 
 
 def open_regular(path: Path) -> io.BufferedReader:

@@ -6,11 +6,12 @@ Steps are a lane's environment steps; each lane has its own sub-folder of tb/, o
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
+from fastanf.event_file import EventFile
 from fastanf.plain_text import file_stem
 from fastanf.rows import (
     AnyRow,
@@ -25,6 +26,7 @@ from fastanf.rows import (
 
 log = logging.getLogger(__name__)
 
+_OF_TRAINING = columns(TrainingRow)[columns(TrainingRow).index("episode_return") :]
 WANDB_MODES = ("disabled", "online", "offline")
 
 
@@ -61,30 +63,25 @@ class Mirrors:
         """Lane -> step after which TensorBoard forgets what it has, for a run that goes on."""
         self.tensorboard = tensorboard
         self.wandb_mode = wandb_mode
-        self._writers: dict[int, Any] = {}
+        self._event_files: dict[int, EventFile] = {}
         self._wandb_run: Any = None
 
     def name_lanes(self, lane_rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes lanes, further ones too, by their rows of lanes.csv."""
         self.labels |= {int(row["lane"]): _mirror_label(row) for row in lane_rows}
 
-    def forget_after(self, lanes: Collection[int], last_step: int) -> None:
-        """Lets TensorBoard forget what it has of these lanes beyond a step."""
-        for lane in lanes:
+    def forget_beyond(self, last_steps: Mapping[int, int]) -> None:
+        """Lets TensorBoard forget what it has of some lanes beyond a step, given by lane."""
+        for lane, last_step in last_steps.items():
             self.purge_after[lane] = last_step
-            writer = self._writers.pop(lane, None)
-            if writer is not None:
-                with contextlib.suppress(Exception):
-                    writer.close()
+            self._event_files.pop(lane, None)
 
     def add(self, rows: Sequence[AnyRow]) -> None:
-        """Copies rows that were recorded."""
+        """Copies rows that were recorded, of any classes: those of a lane and step as one event."""
         if self.tensorboard:
             try:
-                for row in rows:
-                    writer = self._writer(row.lane)
-                    for tag, value in _scalars(row).items():
-                        writer.add_scalar(tag, value, row.step)
+                for lane, steps in _by_lane(rows).items():
+                    self._event_file(lane).add(steps.items())
             except Exception as error:
                 self.tensorboard = False
                 log.warning("TensorBoard is off from here on: %s", error)
@@ -98,16 +95,11 @@ class Mirrors:
                 self.wandb_mode = "disabled"
                 log.warning("wandb is off from here on: %s", error)
 
-    def _writer(self, lane: int) -> Any:
-        if lane not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter
-
-            purge = self.purge_after.get(lane)
-            self._writers[lane] = SummaryWriter(
-                str(self.path / "tb" / self.labels[lane]),
-                purge_step=None if purge is None else purge + 1,
-            )
-        return self._writers[lane]
+    def _event_file(self, lane: int) -> EventFile:
+        if lane not in self._event_files:
+            folder = self.path / "tb" / self.labels[lane]
+            self._event_files[lane] = EventFile(folder, self.purge_after.get(lane))
+        return self._event_files[lane]
 
     def _wandb(self) -> Any:
         if self._wandb_run is None:
@@ -127,11 +119,9 @@ class Mirrors:
     def close(self) -> None:
         """Ends what was begun."""
         with contextlib.suppress(Exception):
-            for writer in self._writers.values():
-                writer.close()
             if self._wandb_run is not None:
                 self._wandb_run.finish()
-        self._writers, self._wandb_run = {}, None
+        self._event_files, self._wandb_run = {}, None
 
 
 def _scalars(row: AnyRow) -> dict[str, float]:
@@ -148,12 +138,17 @@ def _scalars(row: AnyRow) -> dict[str, float]:
     elif isinstance(row, FeatureRow):
         prefix, names = f"features/{row.network}/", ("real_weight", "noise_weight")
     else:
-        prefix, names = (
-            "train/",
-            columns(TrainingRow)[columns(TrainingRow).index("episode_return") :],
-        )
+        prefix, names = "train/", _OF_TRAINING
     values = {prefix + name: float(getattr(row, name)) for name in names}
     return {tag: value for tag, value in values.items() if not math.isnan(value)}
+
+
+def _by_lane(rows: Sequence[AnyRow]) -> dict[int, dict[int, dict[str, float]]]:
+    """Lane -> step -> tag -> value."""
+    found: dict[int, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        found.setdefault(row.lane, {}).setdefault(row.step, {}).update(_scalars(row))
+    return found
 
 
 def _mirror_label(row: Mapping[str, Any]) -> str:

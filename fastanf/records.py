@@ -16,8 +16,9 @@ run. Rows are appended whole and synced, so that a killed process leaves at most
 which readers skip and `RunFolder.open` removes. What a full disk does not take waits in memory.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ from fastanf.rows import (
     FILES,
     PROFILED_FILES,
     AnyRow,
+    Row,
     lanes_text,
     read_lanes,
 )
@@ -72,7 +74,8 @@ class RunFolder:
         """Told once, in a line, that the disk takes no records, and once that it does again."""
         self._mirrors, self._tables, self._lock = mirrors, tables, lock
         self._trouble = DiskTrouble(path)
-        self._is_status_waiting = self._is_closed = False
+        self._to_mirror: list[AnyRow] = []
+        self._is_status_waiting = self._is_closed = self._is_together = False
 
     @classmethod
     def create(
@@ -183,18 +186,43 @@ class RunFolder:
         """Appends rows of one class to its table and syncs; all rows or none.
 
         Rows that a full or read-only disk does not take wait in memory, and come before later ones.
+        So do rows that are appended within `together`, until its end.
 
         Raises:
             OSError: it failed for another reason; the rows are not recorded.
         """
         if rows:
             self._tables.take(rows)
-            try:
-                self.flush()
-            except OSError:
-                self._tables.forget_last(type(rows[0]))
-                raise
-            self._mirrors.add(rows)
+            if not self._is_together:
+                try:
+                    self.flush()
+                except OSError:
+                    self._tables.forget_last(type(rows[0]))
+                    raise
+            self._to_mirror += rows
+            if not self._is_together:
+                self._mirror()
+
+    def _mirror(self) -> None:
+        rows, self._to_mirror = self._to_mirror, []
+        self._mirrors.add(rows)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Within, rows of many blocks are taken, and written and synced at the end: once a table.
+
+        `flush` and `seals` write what has come until then, as ever.
+
+        Raises:
+            OSError: at the end, as of `append`; the rows wait.
+        """
+        self._is_together = True
+        try:
+            yield
+        finally:
+            self._is_together = False
+            self._mirror()
+        self.flush()
 
     @property
     def has_pending(self) -> bool:
@@ -243,18 +271,36 @@ class RunFolder:
         """
         self._tables.check(seals, lanes, last_step)
 
-    def truncate_after(self, lanes: Collection[int], last_step: int) -> None:
+    def truncate(self, last_steps: Mapping[int, int]) -> None:
         """Drops what lanes that begin again will record again; other lanes' rows stay.
 
         Args:
-            lanes: that begin again.
-            last_step: of their checkpoint, -1 without one; rows at that step stay.
+            last_steps: by lane that begins again, the step of its checkpoint, -1 without one; rows
+                at that step stay.
 
         Raises:
             OSError: a table is as it was.
         """
-        self._tables.drop_after(lanes, last_step)
-        self._mirrors.forget_after(lanes, last_step)
+        self._tables.drop_beyond(last_steps)
+        self._mirror()
+        self._mirrors.forget_beyond(last_steps)
+
+    def rows(self, kind: type[Row], lanes: Collection[int]) -> list[Row]:
+        """The rows of some lanes on the disk, in their order; takes time by those alone.
+
+        Args:
+            kind: class of the rows.
+            lanes: numbers of the lanes.
+
+        Raises:
+            ValueError: they are not as they were written, or cannot be read.
+        """
+        try:
+            return self._tables.rows(kind, lanes)
+        except OSError as error:
+            raise ValueError(
+                f"records of {str(self.path)!r} cannot be read ({error.strerror}): put them back"
+            ) from error
 
     def sort_rows(self) -> None:
         """Brings the rows of blocks that trained at the same time into the order of blocks.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +39,18 @@ def check_connections(path: Path, line: int, row: FeatureRow, most_noise: int) -
         raise bad_cell(path, line, "connections", f"empty or {number} counts", row.connections)
 
 
-def check_once_each(path: Path, rows: Sequence[AnyRow]) -> None:
+def check_once_each(path: Path, rows: Iterable[tuple[int, AnyRow]]) -> None:
     """Sees whether no lane has two rows: it is stopped once.
 
     Args:
         path: the table, for the error.
-        rows: all of it.
+        rows: of it, each with its line.
 
     Raises:
         ValueError: one has.
     """
     seen: set[int] = set()
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         if row.lane in seen:
             raise bad_cell(path, line, "lane", "a lane that was not stopped before", row.lane)
         seen.add(row.lane)

@@ -13,18 +13,18 @@ by its missing end. Readers skip it.
 """
 
 import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastanf.instrument import STEP_STAGES, UPDATE_STAGES
 from fastanf.row_checks import LaneRows, check_connections, check_lane, check_once_each
 from fastanf.strict_json import strict_loads
-from fastanf.tables import bad_cell, typed_columns, whole_rows
+from fastanf.tables import bad_cell, line_numbers, typed_columns, whole_rows
 
 NAN = math.nan
 
@@ -273,21 +273,54 @@ def csv_line(cells: Iterable[Any]) -> str:
     Raises:
         ValueError: a cell holds a line break.
     """
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    text = buffer.getvalue()
-    if text.count("\n") != 1 or "\r" in text:  # a line is a row: torn rows are found by it
-        raise ValueError(f"record {text!r} has a line break inside a field: none is allowed")
-    return text
+    (line,) = _csv_lines([cells])
+    return line
 
 
-def row_cells(row: AnyRow) -> list[Any]:
-    """The cells of a row in the types of its columns."""
-    return [_typed(field.type, getattr(row, field.name)) for field in fields(row)]
+def row_lines(rows: Sequence[AnyRow]) -> list[str]:
+    """The lines of some rows of one class, each with its end and its cells in their columns' types.
+
+    Raises:
+        ValueError: a cell holds a line break.
+    """
+    if not rows:
+        return []
+    cells = _cells(type(rows[0]))  # int, float and str also unwrap the scalars of numpy and torch
+    return _csv_lines([kind(getattr(row, name)) for name, kind in cells] for row in rows)
 
 
-def _typed(kind: Any, value: Any) -> Any:
-    return kind(value)  # int, float and str also unwrap the scalars of numpy and torch
+@cache
+def _cells(kind: type) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.name, field.type) for field in fields(kind))
+
+
+class _Lines(list[str]):
+    """What a csv.writer writes into, a line at a time."""
+
+    write = list.append
+
+
+def _csv_lines(rows: Iterable[Iterable[Any]]) -> list[str]:
+    lines = _Lines()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    for text in lines:
+        if text.count("\n") != 1 or "\r" in text:  # a line is a row: torn rows are found by it
+            raise ValueError(f"record {text!r} has a line break inside a field: none is allowed")
+    return lines
+
+
+def read_chosen(path: Path, kind: type[Row], lines: Mapping[int, bytes]) -> list[Row]:
+    """Some rows of a table.
+
+    Args:
+        path: the file, for errors.
+        kind: class of its rows.
+        lines: that are read, by their numbers, the header first.
+
+    Raises:
+        ValueError: as `read_evaluations`.
+    """
+    return _read(path, kind, None, lines)
 
 
 def lanes_text(lane_rows: Sequence[Mapping[str, Any]]) -> str:
@@ -318,15 +351,20 @@ def _file(path: str | Path, name: str) -> Path:
     return path / name if path.is_dir() else path
 
 
-def _read(path: str | Path, kind: type[Row], lanes: LaneRows | None = None) -> list[Row]:
+def _read(
+    path: str | Path,
+    kind: type[Row],
+    lanes: LaneRows | None = None,
+    lines: Mapping[int, bytes] | None = None,
+) -> list[Row]:
     path = _file(path, (FILES | PROFILED_FILES)[kind])
     kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}
-    rows = [kind(*cells) for cells in zip(*typed_columns(path, kinds), strict=True)]
-    for line, row in enumerate(rows, start=2):
+    rows = [kind(*cells) for cells in zip(*typed_columns(path, kinds, lines), strict=True)]
+    for line, row in zip(line_numbers(lines), rows, strict=False):
         if isinstance(row, FeatureRow):
             check_connections(path, line, row, MAX_NOISE_FEATURES)
         if lanes is not None:
             check_lane(path, line, row, lanes)
     if kind is QuarantineRow:
-        check_once_each(path, rows)
+        check_once_each(path, zip(line_numbers(lines), rows, strict=False))
     return rows

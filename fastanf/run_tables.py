@@ -4,17 +4,26 @@ Rows that the disk does not take wait in memory, and come before later ones. Blo
 the same time write into the same tables, in the order in which their rows come.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastanf.files import append_text, cut_file, open_regular, read_regular, write_atomic
+from fastanf.files import (
+    append_text,
+    cut_file,
+    open_regular,
+    read_regular,
+    whole_bytes,
+    write_atomic,
+)
 from fastanf.options import shown, start_of
-from fastanf.row_index import Kept, Place, RowIndex, read_spans
-from fastanf.rows import AnyRow, columns, csv_line, row_cells
-from fastanf.table_seals import MAX_BYTES, LaneDigests, Seals, check_names, check_seal
-from fastanf.tables import whole_rows
+from fastanf.row_index import Kept, Place, RowIndex, read_pieces, read_spans
+from fastanf.rows import AnyRow, Row, columns, csv_line, read_chosen, row_lines
+from fastanf.table_seals import LaneDigests, Seals, check_names, check_seal
+from fastanf.tables import each_row
+
+_LAST_STEP = 2**63 - 1
 
 
 class _Content(NamedTuple):
@@ -33,6 +42,15 @@ class _Append:
     """In the order of the table, from 0."""
     lines: Sequence[bytes]
     places: Sequence[Place]
+
+    def up_to(self, last_steps: Mapping[int, int]) -> "_Append":
+        """The same without the rows of some lanes beyond a step."""
+        kept = [
+            (line, place)
+            for line, place in zip(self.lines, self.places, strict=True)
+            if place.step <= last_steps.get(place.lane, _LAST_STEP)
+        ]
+        return _Append(self.number, [line for line, _ in kept], [place for _, place in kept])
 
 
 class _Table:
@@ -83,15 +101,16 @@ class _Table:
         """
         header = csv_line(self.header).encode()
         try:
-            data = read_regular(self.path, MAX_BYTES)
+            whole, size = whole_bytes(self.path)
+            data = read_regular(self.path, size) if size < len(header) else None
         except FileNotFoundError:
+            whole = size = 0
             data = b""
-        whole = data.rfind(b"\n") + 1
-        if whole == 0 and header.startswith(data):
+        if data is not None and header.startswith(data):
             self.make()
         elif whole == 0:
             raise ValueError(f"{self.path.name} has no whole line: put it back as the run wrote it")
-        elif whole < len(data):
+        elif whole < size:
             cut_file(self.path, whole)
         self._measure()
 
@@ -101,22 +120,29 @@ class _Table:
         Raises:
             ValueError: other columns, or a row without lane or step.
         """
-        rows = whole_rows(self.path)
-        if rows[0] != list(self.header):
+        rows = each_row(self.path)
+        header, line = next(rows)
+        if header != list(self.header):
             raise ValueError(
-                f"{self.path.name} has columns {start_of(','.join(rows[0]))}: expected "
+                f"{self.path.name} has columns {start_of(','.join(header))}: expected "
                 f"{','.join(self.header)}"
             )
-        lines = read_regular(self.path, MAX_BYTES).splitlines(keepends=True)
-        if len(lines) != len(rows):
-            raise ValueError(f"{str(self.path)!r} has a row that is not one line: put it back")
+        index = RowIndex(len(line))
+        digests = LaneDigests().extended(self._indexed(rows, index))
+        self._take(index, digests)
+
+    def _indexed(
+        self, rows: Iterable[tuple[list[str], bytes]], index: RowIndex
+    ) -> Iterator[tuple[int, bytes]]:
+        """Lane and line of each row, which is taken into the index."""
         at = self.header.index("lane"), self.header.index("step")
-        index, lanes = RowIndex(len(lines[0])), []
-        for number, (row, line) in enumerate(zip(rows[1:], lines[1:], strict=True), start=2):
+        for number, (row, line) in enumerate(rows, start=2):
             lane, step = self._place(number, row[at[0]], row[at[1]])
-            lanes.append(lane)
             index.extend([Place(lane, step, len(line))])
-        digests = LaneDigests().extended(zip(lanes, lines[1:], strict=True))
+            yield lane, line
+
+    def _take(self, index: RowIndex, digests: LaneDigests) -> None:
+        """Let these be the content, which is on the disk."""
         num_appends = self._content.num_appends
         self._index = index
         self._content = _Content(index.num_bytes, len(index), digests, num_appends)
@@ -125,7 +151,7 @@ class _Table:
     def _place(self, number: int, lane: str, step: str) -> tuple[int, int]:
         try:
             place = int(lane), int(step)
-            if max(map(abs, place)) < 2**63:
+            if max(map(abs, place)) <= _LAST_STEP:
                 return place
         except ValueError:
             pass
@@ -136,7 +162,7 @@ class _Table:
 
     def take(self, rows: Sequence[AnyRow]) -> None:
         """Rows to be appended as one by `write`."""
-        lines = [csv_line(row_cells(row)).encode() for row in rows]
+        lines = [line.encode() for line in row_lines(rows)]
         places = [
             Place(row.lane, row.step, len(line)) for row, line in zip(rows, lines, strict=True)
         ]
@@ -153,35 +179,46 @@ class _Table:
         Raises:
             OSError: what is not written still waits; no part of it is taken for written.
         """
-        while self._waiting:
-            first, content = self._waiting[0], self._content
-            if first.number >= content.num_appends:  # else interrupted right after it was written
-                keep = content.size if self._is_suspect else None
-                self._is_suspect = True
-                append_text(self.path, b"".join(first.lines).decode(), keep)
-                self._index.cut(content.num_rows)
-                self._index.extend(first.places)
-                lanes = [place.lane for place in first.places]
-                digests = content.digests.extended(zip(lanes, first.lines, strict=True))
-                self._content = _Content(
-                    self._index.num_bytes, len(self._index), digests, first.number + 1
-                )
-            self._is_suspect = False
-            self._waiting = self._waiting[1:]
+        content = self._content
+        # The others were written by an attempt that was interrupted right after that.
+        waiting = [each for each in self._waiting if each.number >= content.num_appends]
+        if waiting:
+            lines = [line for each in waiting for line in each.lines]
+            places = [place for each in waiting for place in each.places]
+            keep = content.size if self._is_suspect else None
+            self._is_suspect = True
+            append_text(self.path, b"".join(lines).decode(), keep)
+            self._index.cut(content.num_rows)
+            self._index.extend(places)
+            lanes = [place.lane for place in places]
+            digests = content.digests.extended(zip(lanes, lines, strict=True))
+            self._content = _Content(
+                self._index.num_bytes, len(self._index), digests, waiting[-1].number + 1
+            )
+        self._is_suspect = False
+        self._waiting = []
 
-    def drop_after(self, lanes: Collection[int], last_step: int) -> None:
-        """Drop the rows of some lanes beyond a step; other lanes' rows stay.
+    def lines(self, lanes: Collection[int]) -> dict[int, bytes]:
+        """Lines of these lanes on the disk, by their numbers, and the header."""
+        rows = self._index.rows_of(lanes)
+        spans = [(0, self._header_bytes), *map(self._index.span, rows)]
+        with open_regular(self.path) as file:
+            parts = read_spans(file.fileno(), spans)
+            return dict(zip([1, *(row + 2 for row in rows)], parts, strict=True))
+
+    def drop_beyond(self, last_steps: Mapping[int, int]) -> None:
+        """Drop the rows of some lanes beyond a step, those that wait too; others stay.
 
         The last rows are cut off, which a full disk allows; else the file is replaced.
         """
-        if self._is_suspect:
-            cut_file(self.path, self._content.size)
+        self._waiting = [each.up_to(last_steps) for each in self._waiting]
         self._index.cut(self._content.num_rows)
-        kept = self._index.without(lanes, last_step)
-        if len(kept.index) < len(self._index):
-            self._replace(kept, lanes)
+        dropped = self._index.beyond(last_steps)
+        if dropped:
+            changed = {self._index.lane(row) for row in dropped}
+            self._replace(self._index.without(dropped), changed)
 
-    def sort(self, position: dict[int, int]) -> None:
+    def sort(self, position: Mapping[int, int]) -> None:
         """Bring the rows into the order of their lanes' positions."""
         kept = self._index.sorted_by(position)
         if not kept.is_beginning:
@@ -193,18 +230,14 @@ class _Table:
             cut_file(self.path, kept.index.num_bytes)
         else:
             with open_regular(self.path) as file:
-                data = b"".join(read_spans(file.fileno(), kept.spans))
-            write_atomic(self.path, data)
-        spans = kept.index.spans_of(changed, 2**63 - 1)
+                write_atomic(self.path, read_pieces(file.fileno(), kept.spans))
+        spans = kept.index.spans_of(changed, _LAST_STEP)
         with open_regular(self.path) as file:
             parts = read_spans(file.fileno(), [span[1:] for span in spans])
             digests = self._content.digests.without(changed).extended(
                 (span[0], part) for span, part in zip(spans, parts, strict=True)
             )
-        num_appends = self._content.num_appends
-        self._index = kept.index
-        self._content = _Content(kept.index.num_bytes, len(kept.index), digests, num_appends)
-        self._is_suspect = False
+        self._take(kept.index, digests)
 
 
 class RunTables:
@@ -282,16 +315,28 @@ class RunTables:
         for name, table in tables.items():
             table.check(seals[name], lanes, last_step)
 
-    def drop_after(self, lanes: Collection[int], last_step: int) -> None:
+    def drop_beyond(self, last_steps: Mapping[int, int]) -> None:
         """Drop the rows of some lanes beyond a step, in every table.
+
+        Args:
+            last_steps: the step by lane.
 
         Raises:
             OSError: a table is as it was.
         """
         for table in self._tables.values():
-            table.drop_after(lanes, last_step)
+            table.drop_beyond(last_steps)
 
-    def sort(self, position: dict[int, int]) -> None:
+    def rows(self, kind: type[Row], lanes: Collection[int]) -> list[Row]:
+        """The rows of some lanes on the disk, read again.
+
+        Raises:
+            ValueError: they are not as they were written. OSError: they cannot be read.
+        """
+        table = self._tables[kind]
+        return read_chosen(table.path, kind, table.lines(lanes))
+
+    def sort(self, position: Mapping[int, int]) -> None:
         """Bring every table into the order of its lanes' positions; what has one keeps its order.
 
         Raises:

@@ -110,7 +110,7 @@ class Saving:
         if not self._is_paused:
             self._is_paused = True
             self._say(
-                f"checkpoints pause ({why}: {self.checkpoints.path}); the training goes on, free "
+                f"checkpoints pause ({why}: {self.checkpoints.place}); the training goes on, free "
                 "some space and they go on too"
             )
         return False

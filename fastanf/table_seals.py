@@ -13,9 +13,8 @@ from typing import Any
 from fastanf.options import shown
 from fastanf.rows import FILES, PROFILED_FILES
 from fastanf.run_manifest import is_checksum
+from fastanf.tables import MAX_BYTES
 
-MAX_BYTES = 1 << 32
-"""The most that a table may have."""
 ALL_FILES = tuple(dict.fromkeys([*FILES.values(), *PROFILED_FILES.values()]))
 """Every table that a run may have."""
 

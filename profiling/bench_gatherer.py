@@ -7,17 +7,18 @@ Axes: L lanes of a block, N blocks in training at the same time (--blocks). Noth
 process of fastanf/cluster/driver.py is given what workers would say, by hand or by Ray's actors on
 this machine. CPU time is that of all its threads. The parts:
 
-* rows: a block's rows of one evaluation, written into the tables of a run whose N blocks all have
-  rows there: block_eval_wall_ms, block_eval_cpu_ms, fsyncs_count, fsync_ms, and bytes per lane and
-  evaluation in each table and in TensorBoard's files (tb_bytes). With `store`, lines are kept for
-  the next checkpoint too, as they are for a run under a URL;
+* rows: blocks' rows of one evaluation, heard in one round (heard_count blocks) and written into the
+  tables of a run whose N blocks all have rows there: block_eval_wall_ms and block_eval_cpu_ms of a
+  block, fsyncs_count of the round, fsync_ms, and bytes per lane and evaluation in each table and in
+  TensorBoard's files (tb_bytes). With `store`, lines are kept for the next checkpoint too, as they
+  are for a run under a URL;
 * idle: update_us, a message of how far a block is; draw_ms, the display, which is drawn four times
   a second at most (table), or every 30 s and with evaluations (lines);
 * commit: a checkpoint of a worker, flushed, sealed and committed: commit_wall_ms, commit_cpu_ms.
   With `store`, the rows of 8 evaluations go into a file system in memory;
 * restart: open_s, open_extra_mib and sort_s of a run with --evaluations of all lanes; of one of its
   blocks check_s, truncate_s (nothing to drop), evaluations_s (what a block that goes on asks for)
-  and drop_s (its last evaluation is dropped);
+  and drop_s (its last evaluation is dropped); drop_all_s, the last evaluation of all blocks;
 * ray: N exchanges on their way, of workers that say nothing: exchanges_per_s, exchange_cpu_ms,
   gatherer_share (of one CPU), listens_per_s;
 * ray_rows: exchanges back to back that bring a block's rows of one evaluation, or nothing:

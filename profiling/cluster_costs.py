@@ -69,15 +69,15 @@ class Costs:
     """Of the gatherer; seconds are of CPU time unless a name says otherwise."""
 
     rows_s: Plane
-    """A block's rows of one evaluation, into the tables."""
+    """A block's rows of one evaluation, into the tables; syncs left out."""
     tensorboard_s: Line
     """The same rows by L, into TensorBoard: it knows no other lane."""
     stored_rows_s: Line
     """The same rows by L, kept for a store."""
     stored_commit_s: Line
     """The same rows by L, put into a store with a checkpoint."""
-    num_syncs: float
-    """For a block's rows of one evaluation."""
+    round_syncs: float
+    """For the rows of all blocks that are heard together."""
     sync_wall_s: float
     """One, on the disk that was measured."""
     table_bytes: Mapping[str, float]
@@ -100,10 +100,10 @@ class Costs:
     """Wall time to open a run again."""
     open_bytes_per_row: float
     """Of memory meanwhile."""
-    stall_s_per_row: float
-    """Wall time for a block that goes on, by the rows of the whole run: checked, cut, shown."""
-    begin_s_per_row: float
-    """Wall time for a block that begins: nothing of it is there to cut."""
+    drop_s_per_row: float
+    """Wall time to drop rows of some lanes, however many, by the rows of the whole run."""
+    goes_on_s_per_row: float
+    """Wall time for a block that goes on, by its own rows: checked and shown."""
 
 
 def read_costs(rows: Sequence[Row] | None = None) -> Costs:
@@ -149,7 +149,7 @@ def read_costs(rows: Sequence[Row] | None = None) -> Costs:
         ),
         stored_rows_s=Line.through(kept),
         stored_commit_s=Line.through(put),
-        num_syncs=found.median("rows", "fsyncs_count"),
+        round_syncs=found.median("rows", "fsyncs_count"),
         sync_wall_s=found.median("rows", "fsync_ms", tensorboard="no", store="") / 1e3,
         table_bytes={name: found.median("rows", f"{name}_bytes") for name in TABLES},
         rows_per_lane=num_rows / num_lane_evaluations,
@@ -166,9 +166,9 @@ def read_costs(rows: Sequence[Row] | None = None) -> Costs:
         ),
         open_s_per_row=restart["open_s"] / num_rows,
         open_bytes_per_row=restart["open_extra_mib"] * 2**20 / num_rows,
-        stall_s_per_row=sum(restart[n] for n in ("check_s", "truncate_s", "evaluations_s"))
-        / num_rows,
-        begin_s_per_row=restart["truncate_s"] / num_rows,
+        drop_s_per_row=max(restart["drop_s"], restart.get("drop_all_s", 0.0)) / num_rows,
+        goes_on_s_per_row=sum(restart[n] for n in ("check_s", "truncate_s", "evaluations_s"))
+        / (num_rows / restart["blocks"]),
     )
 
 

@@ -100,21 +100,24 @@ class Run:
     has_url: bool = False
 
     def thread(self, N: int) -> dict[str, float]:
-        """What the gatherer's thread does, in seconds a second: it does one after the other."""
+        """What the gatherer's thread does, in seconds a second: it does one after the other.
+
+        The syncs of rows are left out. They take what is left: the longer they last, the more
+        blocks are heard together the next time, whose rows then share them.
+        """
         costs, block, L = self.costs, self.block, self.block.num_lanes
         evaluations, checkpoints = N / block.period_s, N / block.checkpoint_s
-        syncs = evaluations * costs.num_syncs + checkpoints * costs.commit_syncs
+        syncs = checkpoints * (costs.round_syncs + costs.commit_syncs)
         sync_s = costs.sync_wall_s if self.has_url else self.assumed.shared_sync_s
         draws = min(1 / REDRAW_S, evaluations)
         parts = {
             "TensorBoard": self.tensorboard * evaluations * costs.tensorboard_s(L),
             "rows into tables": evaluations * costs.rows_s(N, L),
-            "syncs": syncs * sync_s,
             "rows from Ray": evaluations * costs.message_s(L),
             "exchanges": costs.share_of_exchanges(N)
             + checkpoints * CALLS_PER_CHECKPOINT * costs.exchange_s,
             "display": draws * costs.draw_s(N, L),
-            "commits": checkpoints * costs.commit_s,
+            "commits": checkpoints * costs.commit_s + syncs * sync_s,
         }
         if self.has_url:
             stored_s = costs.stored_rows_s(L) + costs.stored_commit_s(L)
@@ -189,17 +192,16 @@ class Run:
         rows, storage = self.num_rows(N), assumed.storage_bytes_per_s
         others = min(N, assumed.gpus_per_node)
         loss_s = assumed.detection_s + begin_s + others * block.whole_bytes / storage
-        stall_s = rows * costs.stall_s_per_row
+        drop_s, go_on_s = rows * costs.drop_s_per_row, rows * costs.goes_on_s_per_row
         return {
             "run": block.run_s,
             "start": N / assumed.actors_per_s + begin_s,
             "wait of an exchange": wait_between(N),
             "first checkpoint of all blocks": N * block.first_bytes / storage,
             "loss of a node, its blocks": loss_s + block.checkpoint_s / 2,
-            "loss of a node, gatherer": others * stall_s,
-            "block that begins late, gatherer": rows * costs.begin_s_per_row,
+            "loss of a node, gatherer": drop_s + others * go_on_s / N,
             "new gatherer, opening": rows * costs.open_s_per_row,
-            "new gatherer, its blocks": N * stall_s,
+            "new gatherer, its blocks": drop_s + go_on_s,
             "new gatherer, reading": N * block.whole_bytes / storage,
         }
 

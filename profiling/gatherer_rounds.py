@@ -125,7 +125,7 @@ class Gatherer:
 
 
 class RowsRound:
-    """Blocks send their rows of one evaluation after the other, and each is handled at once.
+    """Blocks send their rows of one evaluation, and are heard in one round, as by driver.py.
 
     Args:
         gatherer: of N blocks.
@@ -139,9 +139,10 @@ class RowsRound:
         gatherer, syncs = self.gatherer, Syncs()
         before, tb_before = gatherer.table_bytes(), _folder_bytes(gatherer.path / "tb")
         wall_s = cpu_s = 0.0
-        num = 0
+        num = num_rounds = 0
         while wall_s < seconds or not num:
             gatherer.step += EVAL_FREQ
+            num_rounds += 1
             said = [
                 gatherer.speech.evaluation(block, gatherer.step) for block in range(self.num_spoken)
             ]
@@ -149,12 +150,12 @@ class RowsRound:
             with syncs.counted():
                 took = timed(lambda said=said: self._handle(said))
             wall_s, cpu_s, num = wall_s + took.wall_s, cpu_s + took.cpu_s, num + len(said)
-        cpu_s += timed(self._flush_mirrors).cpu_s
         num_lanes = num * gatherer.speech.num_lanes
         figures = {
             "block_eval_wall_ms": 1e3 * wall_s / num,
             "block_eval_cpu_ms": 1e3 * cpu_s / num,
-            "fsyncs_count": syncs.count / num,
+            "heard_count": float(self.num_spoken),
+            "fsyncs_count": syncs.count / num_rounds,
             "fsync_ms": 1e3 * syncs.wall_s / syncs.count,
         }
         for table, size in gatherer.table_bytes().items():
@@ -166,13 +167,9 @@ class RowsRound:
         return figures
 
     def _handle(self, said: list[list[Message]]) -> None:
-        for desk, messages in zip(self.gatherer.desks, said, strict=False):
-            desk.handle(messages)
-
-    def _flush_mirrors(self) -> None:
-        """What TensorBoard's threads have not written yet belongs to what was handled."""
-        for writer in self.gatherer.folder._mirrors._writers.values():
-            writer.flush()
+        with self.gatherer.folder.together():
+            for desk, messages in zip(self.gatherer.desks, said, strict=False):
+                desk.handle(messages)
 
 
 class IdleRound:
@@ -250,6 +247,7 @@ class RestartRound:
     def __init__(self, path: Path, speech: Speech, num_blocks: int, num_evaluations: int) -> None:
         lane_rows = speech.lane_rows(num_blocks)
         folder = speech.make_run(path, lane_rows, num_evaluations)
+        self._every_lane = [row["lane"] for row in lane_rows]
         self._lanes, self._last_step = speech.numbers(0), num_evaluations * EVAL_FREQ
         self._seals = folder.seals(self._lanes)
         folder.close()
@@ -280,6 +278,8 @@ class RestartRound:
             nothing = timed(lambda: records.truncate_after(self._last_step))
             again = timed(lambda: (records.evaluations(), records.quarantine()))
             drop = timed(lambda: records.truncate_after(self._last_step - EVAL_FREQ))
+            every = dict.fromkeys(self._every_lane, self._last_step - EVAL_FREQ)
+            drop_all = timed(lambda: folder.truncate(every))
             order = timed(folder.sort_rows)
         finally:
             folder.close()
@@ -291,6 +291,7 @@ class RestartRound:
             "truncate_s": nothing.wall_s,
             "evaluations_s": again.wall_s,
             "drop_s": drop.wall_s,
+            "drop_all_s": drop_all.wall_s,
             "sort_s": order.wall_s,
         }
 

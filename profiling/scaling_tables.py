@@ -30,7 +30,7 @@ _SIZES = (
     ("topology_bytes", "rows", "topology.csv"),
     ("features_bytes", "rows", "features.csv"),
     ("tb_bytes", "rows", "TensorBoard"),
-    ("fsyncs_count", "rows", "syncs, of a block's rows of one evaluation"),
+    ("fsyncs_count", "rows", "syncs, of the rows of all blocks that are heard together"),
     ("fsync_ms", "rows", "a sync, ms"),
 )
 _RESTART = (
@@ -38,9 +38,9 @@ _RESTART = (
     ("open_extra_mib", "memory meanwhile, MiB"),
     ("sort_s", "rows sorted, s"),
     ("check_s", "a block's rows checked, s"),
-    ("truncate_s", "a block's rows cut, though there are none, s"),
     ("evaluations_s", "a block's evaluations read, s"),
     ("drop_s", "a block's last evaluation dropped, s"),
+    ("drop_all_s", "every block's last evaluation dropped, s"),
 )
 
 
@@ -107,6 +107,8 @@ def gatherer_sizes_table() -> str:
         figures = {row["metric"]: row for row in restart if int(row["evaluations"]) == evaluations}
         size = f"{float(figures['rows_count']['p50']):,.0f} rows"
         for metric, label in _RESTART:
+            if metric not in figures:
+                continue
             used.append(figures[metric])
             lines.append([f"{size}: {label}", _spread(figures[metric])])
     return markdown(["", "measured"], lines, used)

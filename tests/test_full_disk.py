@@ -193,7 +193,7 @@ def test_rows_that_wait_survive_the_truncation_of_others(
     with monkeypatch.context() as patch:
         fail_after(patch, 9, errno.ENOSPC, also=["ftruncate"])
         run.append([sample_evaluation(0, 10)])
-    run.truncate_after([1], -1)
+    run.truncate({1: -1})
     run.append([sample_evaluation(1, 5)])
     assert [(row.lane, row.step) for row in read_evaluations(run.path)] == [(0, 5), (0, 10), (1, 5)]
 
@@ -310,7 +310,7 @@ def test_a_real_full_disk_at_the_end_is_said_and_the_run_goes_on_later(small_dis
         run.close()
     filler.unlink()
     with RunFolder.open(run.path) as again:
-        again.truncate_after([0, 1], 1)
+        again.truncate({0: 1, 1: 1})
         append(again, 2)
     expect(run.path, 1, 2)
 

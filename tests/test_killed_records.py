@@ -48,7 +48,7 @@ with open(standing / "eval.csv", "a") as file:
 def go_on():
     with records.RunFolder.open(path) as run:
         run.begin_again()
-        run.truncate_after([0, 1], 2)
+        run.truncate({0: 2, 1: 2})
         run.write_lanes(LANES)
         for step in (3, 4, 5):
             append(run, step)
@@ -103,7 +103,7 @@ for _ in range(12):
         assert num_evaluated <= num_trained <= num_evaluated + 2
         assert all((path / name).read_text().endswith("\\n") for name in ("eval.csv", "train.csv"))
         last = num_evaluated // 2  # the last step that is there as a whole: the checkpoint's
-        run.truncate_after([0, 1], last)
+        run.truncate({0: last, 1: last})
     first = last + 1
 print(last)
 """

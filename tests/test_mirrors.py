@@ -61,7 +61,7 @@ def test_resumed_tensorboard_does_not_double_steps(tmp_path: Path) -> None:
     with make_run(tmp_path, tensorboard=True) as run:
         run.append([sample_evaluation(0, step, 1.0) for step in (5, 10, 15)])
     with RunFolder.open(run.path, tensorboard=True) as again:
-        again.truncate_after([0], 5)
+        again.truncate({0: 5})
         again.append([sample_evaluation(0, 10, 2.0)])
     events = EventAccumulator(str(run.path / "tb" / "lane00_ANF-SAC_seed3"))
     events.Reload()
@@ -69,11 +69,35 @@ def test_resumed_tensorboard_does_not_double_steps(tmp_path: Path) -> None:
     assert found == [(5, 1.0), (10, 2.0)]
 
 
+def test_rows_that_come_together_are_one_event_a_lane_and_step(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    with make_run(tmp_path, tensorboard=True) as run:
+        with run.together():
+            run.append([sample_evaluation(0, 5, 7.0), sample_evaluation(1, 5, 8.0)])
+            run.append([TrainingRow(0, 5, 5, critic_loss=0.5)])
+            assert not (run.path / "tb").exists()
+        with run.together():
+            run.append([sample_evaluation(0, 10, 9.0)])
+            run.truncate({0: 5})  # its next worker comes again, with something else
+            run.append([sample_evaluation(0, 10, 6.0)])
+    files = sorted((run.path / "tb" / "lane00_ANF-SAC_seed3").iterdir())
+    found = [
+        [(event.step, [value.tag for value in event.summary.value]) for event in events]
+        for events in (EventFileLoader(str(file)).Load() for file in files)
+    ]
+    both = ["eval/return_mean", "eval/return_std"]
+    first, second = found
+    training = ["train/critic_loss", "train/sim_failures"]
+    assert first == [(0, []), (5, [*both, *training]), (10, both)]
+    assert second == [(0, []), (6, []), (10, both)]
+
+
 def test_failing_mirror_is_switched_off_and_the_row_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = make_run(tmp_path, tensorboard=True)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     run.append([sample_evaluation(0)])
     run.append([sample_evaluation(1)])
     assert len(read_evaluations(run.path)) == 2

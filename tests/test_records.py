@@ -205,8 +205,8 @@ def test_truncate_drops_rows_beyond_each_lane_s_checkpoint(tmp_path: Path) -> No
     run.append([TrainingRow(0, step, step) for step in (8, 11)])
     run.append([TopologyRow(0, 11, 11, "actor", 0, 5)])
     run.append([QuarantineRow(lane, 8, 8, "x") for lane in (0, 1, 2)])
-    run.truncate_after([0], 10)
-    run.truncate_after([1], 5)
+    run.truncate({0: 10})
+    run.truncate({1: 5})
     assert [row.lane for row in read_quarantine(run.path)] == [0, 2]
     kept = [(row.lane, row.step) for row in read_evaluations(run.path)]
     assert kept == [(0, 5), (1, 5), (2, 5), (0, 10), (2, 10), (2, 15)]

@@ -223,7 +223,7 @@ def test_an_interrupted_restoration_keeps_the_state(tmp_path: Path) -> None:
         send()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for owner, name in ((Learner, "load_state_dict_"), (RunFolder, "truncate_after")):
+    for owner, name in ((Learner, "load_state_dict_"), (RunFolder, "truncate")):
         with at_call(owner, name, 1, interrupt_twice):
             assert resume(path) == 130
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

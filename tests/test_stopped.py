@@ -42,8 +42,8 @@ def test_quarantine_rows_come_back_from_their_file(tmp_path: Path) -> None:
         assert read_quarantine(folder.path) == []
         folder.append(rows)
         assert read_quarantine(folder.path) == rows
-        folder.truncate_after([1], 1279)
-        folder.truncate_after([2], 640)
+        folder.truncate({1: 1279})
+        folder.truncate({2: 640})
         assert read_quarantine(folder.path) == rows[:1]
     (lane,) = stopped_lanes(folder.path)
     assert lane.row == rows[0] and lane.label == "lane 2 (SAC, seed 2)"

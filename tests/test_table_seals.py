@@ -43,9 +43,9 @@ def test_seals_are_those_of_the_files_whatever_was_done_to_them(tmp_path: Path) 
         fill(run, step)
         for lanes in (BOTH, (0,), (1,)):
             assert run.seals(lanes) == seals_of_disk(run.path, lanes)
-    run.truncate_after(BOTH, 10)  # cut off
+    run.truncate(dict.fromkeys(BOTH, 10))  # cut off
     assert run.seals(BOTH) == seals_of_disk(run.path)
-    run.truncate_after([0], 5)  # replaced
+    run.truncate({0: 5})  # replaced
     assert run.seals(BOTH) == seals_of_disk(run.path)
     fill(run, 20)
     run.close()
@@ -70,7 +70,7 @@ def test_rows_that_come_later_break_no_seal(tmp_path: Path) -> None:
     for step in (10, 15):
         fill(run, step)
     run.check_seals(seals, BOTH, 5)
-    run.truncate_after(BOTH, 5)
+    run.truncate(dict.fromkeys(BOTH, 5))
     run.check_seals(seals, BOTH, 5)
     assert run.seals(BOTH) == seals
     run.close()
@@ -87,7 +87,7 @@ def test_a_block_s_seal_knows_nothing_of_other_blocks(tmp_path: Path) -> None:
             run.append([sample_evaluation(lane, step)])
             run.append([TrainingRow(lane, step, step)])
         seals[step] = run.seals([1])
-    run.truncate_after([0], 5)
+    run.truncate({0: 5})
     for step in (10, 15, 20):
         run.append([sample_evaluation(0, step)])
     for step, seal in seals.items():
@@ -120,7 +120,7 @@ def test_rows_dropped_at_random_leave_what_a_list_would_leave(tmp_path: Path) ->
         lane = random.randrange(2)
         if random.random() < 0.25:
             step[lane] = random.randrange(step[lane] + 1)
-            run.truncate_after([lane], step[lane])
+            run.truncate({lane: step[lane]})
             expected = [(k, s) for k, s in expected if k != lane or s <= step[lane]]
         else:
             step[lane] += 1
@@ -240,7 +240,7 @@ def test_dropping_last_rows_needs_no_space(tmp_path: Path, monkeypatch: pytest.M
     for step in (5, 10, 15):
         fill(run, step)
     monkeypatch.setattr("os.write", lambda *_: pytest.fail("it writes"))
-    run.truncate_after(BOTH, 10)
+    run.truncate(dict.fromkeys(BOTH, 10))
     monkeypatch.undo()
     assert (run.path / "eval.csv").read_text().count("\n") == 5
     assert run.seals(BOTH) == seals_of_disk(run.path)

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from fastanf.block_progress import BlockProgress
 from fastanf.block_records import FolderRecords
-from fastanf.checkpoint import block_path, checkpoint_numbers
+from fastanf.checkpoint import block_path, checkpoint_numbers, newest_checkpoint
 from fastanf.cluster.mailbox import Answer, Message
 from fastanf.cluster.worker import ENDS
 from fastanf.files import write_atomic
 from fastanf.options import shown
-from fastanf.rows import FILES, PROFILED_FILES, AnyRow, csv_line, row_cells
+from fastanf.rows import FILES, PROFILED_FILES, AnyRow, row_lines
 
 _RECORDS = ("append", "flush", "seals", "check_seals", "truncate_after")
 _RECORDS += ("evaluations", "quarantine")
@@ -77,6 +77,7 @@ class Desk:
         self.end: tuple[str, Any] | None = None
         """How the block ended (worker.ENDS), and what belongs to it."""
         self._shows_host = shows_host
+        self._is_unsure = False  # whether the folder has the JSON files that the store has
         self._evaluated_step = -1
         self._rows: list[tuple[str, str]] = []
         self._after: int | None = None
@@ -123,7 +124,7 @@ class Desk:
         self.records.append(rows)
         if self.store is not None:
             name = {**FILES, **PROFILED_FILES}[type(rows[0])]
-            self._rows += [(name, csv_line(row_cells(row))) for row in rows]
+            self._rows += [(name, line) for line in row_lines(rows)]
 
     def _truncate_after(self, last_step: int) -> None:
         self._rows, self._after = [], last_step
@@ -134,14 +135,30 @@ class Desk:
             self.has_moved, self._evaluated_step = True, step
         self.progress.evaluated(lane, step, return_mean, return_std)
 
+    @property
+    def committed_step(self) -> int | None:
+        """Of the newest checkpoint, in steps of each of a lane's environments; -1 before the first
+        one, None where it is not known.
+        """
+        if self._is_unsure:
+            return None
+        try:
+            newest = newest_checkpoint(block_path(self.records.folder.path, self.index))
+        except ValueError:  # whoever reads it to go on says what is wrong
+            return None
+        step = -1 if newest is None else newest.state.get("step")
+        return step if isinstance(step, int) else None
+
     def _commit(self, name: str, data: bytes) -> None:
         if not checkpoint_numbers([name]):
             raise ValueError(f"checkpoint must be named like checkpoint-7.json, got {shown(name)}")
         path = block_path(self.records.folder.path, self.index) / name
+        self._is_unsure = self.store is not None  # it may have it, though nobody says so
         if self.store is not None:
             self.store.commit(self.index, name, data, self._rows, self._after)
             path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
+        self._is_unsure = False
         if self.store is not None:  # where checkpoints are elsewhere, nobody else removes these
             for number in sorted(checkpoint_numbers(os.listdir(path.parent)))[:-_KEPT]:
                 path.with_name(f"checkpoint-{number}.json").unlink(missing_ok=True)

@@ -6,6 +6,7 @@ its block did since its last checkpoint: another worker goes on from there, to t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ class Driver:
         self._working: dict[Hand, int] = {}
         self._losses = [0] * len(self.assignments)
         self._breaks = [0] * len(self.assignments)
+        self._without_worker: list[int] = []
         self._num_finished = self._num_stopped = 0
         self._failures: list[str] = []
 
@@ -108,13 +110,16 @@ class Driver:
             Refused: blocks could not be trained; the others are.
         """
         try:
-            for position in range(len(self.assignments)):
-                self._hire(position)
+            self._hire(range(len(self.assignments)))
             while self._working:
                 if self.stop.is_asked:
                     self._ask_to_stop()
-                for hand, said in self.crew.listen(LISTEN_S):
-                    self._hear(hand, said)
+                heard = self.crew.listen(LISTEN_S)
+                with self.folder.together():
+                    for hand, said in heard:
+                        self._hear(hand, said)
+                self._hire(self._without_worker)
+                self._without_worker = []
                 self.progress.refresh_if_due()
                 self.regularly(self._waiting())
         finally:  # an error, or a second signal: nobody is to go on alone
@@ -131,7 +136,25 @@ class Driver:
     def _waiting(self) -> list[Assignment]:
         return [self.assignments[n] for hand, n in self._working.items() if not hand.is_heard]
 
-    def _hire(self, position: int) -> None:
+    def _hire(self, positions: Sequence[int]) -> None:
+        """Begin blocks, or go on with them, each with a worker of its own.
+
+        What comes after their checkpoints will come again; it is dropped here for all blocks at
+        once, which reads a table once. Each worker does so too, after the checkpoint that it takes.
+        """
+        last_steps: dict[int, int] = {}
+        for position in positions:
+            each, step = self.assignments[position], self.desks[position].committed_step
+            if step is not None:
+                step *= each.configs[0].task.envs_per_lane
+                last_steps |= dict.fromkeys(each.lanes, step)
+        if last_steps:
+            with contextlib.suppress(OSError, ValueError):  # a worker's own call says what is wrong
+                self.folder.truncate(last_steps)
+        for position in positions:
+            self._hire_one(position)
+
+    def _hire_one(self, position: int) -> None:
         each = self.assignments[position]
         task = BlockTask(
             run=self.run,
@@ -186,7 +209,7 @@ class Driver:
             self.progress.note(f"lanes {lanes}: the worker was lost ({why}) before it had saved")
         elif self._losses[position] < MOST_LOSSES:
             self.progress.note(f"lanes {lanes}: the worker was lost ({why}); another one goes on")
-            self._hire(position)
+            self._without_worker.append(position)
         else:
             self._fail(position, f"{MOST_LOSSES} workers were lost one after the other: {why}")
 
@@ -197,7 +220,7 @@ class Driver:
         if self._breaks[position] < MOST_BREAKS and not self.stop.is_asked:
             lanes = spans(self.assignments[position].lanes)
             self.progress.note(f"lanes {lanes}: {last}; another worker tries once more")
-            self._hire(position)
+            self._without_worker.append(position)
         else:
             self._fail(position, last)
 

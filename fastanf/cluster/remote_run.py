@@ -88,7 +88,10 @@ class RemoteRun:
         if os.path.lexists(folder):
             here = read_manifest(folder)
             try:
-                if not self.exists() or not self._has_gone_on(here):
+                if not self.exists():
+                    return None
+                if not self._has_gone_on(here):
+                    copy_indexes(self._store, folder)  # of a driver that died before it had them
                     return None
             except StoreError as error:
                 raise ValueError(error.strerror) from error

@@ -52,6 +52,11 @@ class UrlCheckpoints(BlockCheckpoints):
     def _store(self) -> UrlFolder:
         return UrlFolder(self.url)
 
+    @property
+    def place(self) -> str:
+        """Both of them: what failed is told by the reason beside it."""
+        return f"{self.url}, made in {self.path}"
+
     def load(self) -> tuple[Checkpoint | None, list[str]]:
         """As `BlockCheckpoints.load`; one that is damaged there is not fetched any further.
 

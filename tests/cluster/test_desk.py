@@ -22,9 +22,8 @@ from fastanf.rows import (
     QuarantineRow,
     TopologyRow,
     TrainingRow,
-    csv_line,
     read_evaluations,
-    row_cells,
+    row_lines,
 )
 from tests.record_samples import fail_after, make_run, names_in, sample_evaluation
 
@@ -98,7 +97,7 @@ def evaluation(step: int, lane: int = 0) -> Message:
 
 
 def lines_of(*rows: AnyRow) -> list[str]:
-    return [csv_line(row_cells(row)) for row in rows]
+    return [line for row in rows for line in row_lines([row])]
 
 
 def test_messages_are_done_in_their_order_and_calls_answered(office: Office) -> None:

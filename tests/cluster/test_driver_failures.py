@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from fastanf.block import TrainingBlock
 from fastanf.block_run import Refused
 from fastanf.checkpoint import block_path
 from fastanf.cluster.driver import MOST_BREAKS
+from fastanf.records import RunFolder
+from fastanf.rows import read_evaluations
 from tests import fake_env
 from tests.cluster.crew_runs import (
     FOUR,
@@ -26,7 +28,7 @@ from tests.cluster.crew_runs import (
     save_every,
     train_by,
 )
-from tests.cluster.thread_crew import ThreadCrew
+from tests.cluster.thread_crew import Loss, ThreadCrew
 from tests.interruptions import records, send
 from tests.test_training_on_full_disk import failing_writes
 from tests.tiny_runs import newest, resume, status_of, steps_of, unbroken
@@ -121,6 +123,46 @@ def test_several_blocks_that_fail_are_counted(
     pattern = r"^block 0 \(lanes 0\): no such simulator here \(on .*\) \(and 3 more blocks\)$"
     with pytest.raises(Refused, match=pattern):
         train_by(ThreadCrew(), tmp_path / "run", **FOUR)
+
+
+def test_blocks_that_are_lost_together_drop_their_rows_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node dies: tables are read once, not for every block of it."""
+    truncate, dropped = RunFolder.truncate, []
+
+    def count(self: RunFolder, last_steps: Mapping[int, int]) -> None:
+        before = len(read_evaluations(self.path))
+        truncate(self, last_steps)
+        dropped.append((dict(last_steps), before - len(read_evaluations(self.path))))
+
+    monkeypatch.setattr(RunFolder, "truncate", count)
+    save_every(monkeypatch, 100)
+    # After all evaluations, before the only checkpoint.
+    crew = ThreadCrew(lambda block, attempt: Loss(2, True) if attempt == 1 else None)
+    path = tmp_path / "run"
+    assert train_by(crew, path, **TWO) == 0 and crew.num_lost == 2
+    both = {0: -1, 1: -1}
+    assert [each for each in dropped if len(each[0]) == 2] == [(both, 0), (both, 4)]
+    assert [number for lanes, number in dropped if len(lanes) == 1] == [0] * 4
+    assert records(path) == unbroken(**TWO)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("a link")])
+def test_what_the_driver_cannot_drop_is_left_to_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    truncate = RunFolder.truncate
+
+    def fail_for_both(self: RunFolder, last_steps: Mapping[int, int]) -> None:
+        if len(last_steps) == 2:
+            raise error
+        truncate(self, last_steps)
+
+    monkeypatch.setattr(RunFolder, "truncate", fail_for_both)
+    crew = ThreadCrew(lambda block, attempt: Loss(6, True) if attempt == 1 else None)
+    assert train_by(crew, tmp_path / "run", **TWO) == 0 and crew.num_lost == 2
+    assert records(tmp_path / "run") == unbroken(**TWO)
 
 
 # --- a disk that takes nothing for a while --------------------------------------------------------

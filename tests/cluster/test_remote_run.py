@@ -17,7 +17,7 @@ from fastanf.checkpoint import Checkpoint, block_path, newest_checkpoint
 from fastanf.cluster import run_copy, url_folder
 from fastanf.cluster.remote_run import RemoteRun
 from fastanf.records import RunFolder
-from fastanf.rows import FILES, AnyRow, QuarantineRow, TrainingRow, columns, csv_line, row_cells
+from fastanf.rows import FILES, AnyRow, QuarantineRow, TrainingRow, columns, csv_line, row_lines
 from fastanf.run_manifest import check_lanes, read_manifest
 from fastanf.settings import RunConfig
 from fastanf.tensor_file import Seal
@@ -68,7 +68,7 @@ class Driver:
     def append(self, block: int, rows: list[AnyRow]) -> None:
         self.folder.append(rows)
         name = FILES[type(rows[0])]
-        self.rows[block] += [(name, csv_line(row_cells(row))) for row in rows]
+        self.rows[block] += [(name, line) for line in row_lines(rows)]
 
     def evaluate(self, block: int) -> None:
         """Ten steps on; what is written differs from any other time the block was there."""
@@ -85,7 +85,7 @@ class Driver:
         self.append(block, [QuarantineRow(lane, step, step, "nan, in words")])
 
     def go_back(self, block: int, number: int, step: int) -> None:
-        self.folder.truncate_after(BLOCKS[block], step)
+        self.folder.truncate(dict.fromkeys(BLOCKS[block], step))
         self.rows[block], self.after[block], self.steps[block] = [], step, step
         self.numbers[block] = max(self.numbers[block], number)
 
@@ -180,7 +180,7 @@ def test_rebuilt_tables_are_the_drivers_up_to_the_checkpoints(
             if newest is not None:
                 assert newest.state["step"] == steps[index]
                 folder.check_seals(newest.state["seals"], lanes, steps[index])
-            folder.truncate_after(lanes, steps[index])
+            folder.truncate(dict.fromkeys(lanes, steps[index]))
     assert tables_of(path) == expected
     assert sum(map(len, expected.values())) > 500
 

@@ -12,6 +12,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
+from fastanf.checkpoint import BlockCheckpoints
 from fastanf.cluster.crew import Hand, Lost
 from fastanf.cluster.mailbox import Answer, Message
 from fastanf.cluster.resources import Node, Share
@@ -149,18 +152,17 @@ class ThreadCrew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for place in [*self._given_up, *self._places.values()]:
-            worker = place.worker
-            while worker is not None and worker._thread.is_alive():
-                # A commit seems to succeed: one that fails removes files, and a kill does not.
-                answers = [
-                    Answer(number, error=None if name == "commit" else Gone())
-                    for number, name in place.unanswered.items()
-                ]
-                said = worker.exchange(answers, True, _FOREVER_S)
-                place.unanswered = _calls(said)
-                if any(message.name in ENDS for message in said):
-                    _join(worker)
+        with pytest.MonkeyPatch.context() as patch:
+            # A call that fails makes a worker remove what it wrote; a dead one removes nothing.
+            patch.setattr(BlockCheckpoints, "_remove", lambda self, names: None)
+            for place in [*self._given_up, *self._places.values()]:
+                worker = place.worker
+                while worker is not None and worker._thread.is_alive():
+                    answers = [Answer(number, error=Gone()) for number in place.unanswered]
+                    said = worker.exchange(answers, True, _FOREVER_S)
+                    place.unanswered = _calls(said)
+                    if any(message.name in ENDS for message in said):
+                        _join(worker)
         self._given_up.clear()
 
     def is_given_up(self, thread: threading.Thread) -> bool:

@@ -23,7 +23,7 @@ from fastanf.cluster.url_checkpoints import UrlCheckpoints
 from fastanf.files import write_atomic
 from fastanf.progress import Progress
 from fastanf.records import RunFolder
-from fastanf.rows import FILES, PROFILED_FILES, AnyRow, csv_line, row_cells
+from fastanf.rows import FILES, PROFILED_FILES, AnyRow, row_lines
 from fastanf.runner import Blocks, lane_numbers
 from fastanf.settings import RunConfig
 from fastanf.stopping import StopSignals
@@ -41,7 +41,7 @@ class KeptRecords(FolderRecords):
     def append(self, rows: Sequence[AnyRow]) -> None:
         super().append(rows)
         names = {**FILES, **PROFILED_FILES}
-        self.rows += [(names[type(row)], csv_line(row_cells(row))) for row in rows]
+        self.rows += [(names[type(rows[0])], line) for line in row_lines(rows)]
 
     def truncate_after(self, last_step: int) -> None:
         self.rows, self.after = [], last_step

@@ -31,7 +31,7 @@ COSTS = Costs(
     tensorboard_s=Line((2.0,), (0.004,)),
     stored_rows_s=Line((2.0,), (0.003,)),
     stored_commit_s=Line((2.0,), (0.004,)),
-    num_syncs=4.0,
+    round_syncs=4.0,
     sync_wall_s=0.0005,
     table_bytes={"eval": 100.0, "features": 1000.0},
     rows_per_lane=8.0,
@@ -44,8 +44,8 @@ COSTS = Costs(
     message_bytes=Line((2.0,), (5000.0,)),
     open_s_per_row=1e-5,
     open_bytes_per_row=1000.0,
-    stall_s_per_row=2e-6,
-    begin_s_per_row=1e-6,
+    drop_s_per_row=2e-6,
+    goes_on_s_per_row=1e-5,
 )
 ASSUMED = Assumed(shared_sync_s=0.002, put_s=0.03)
 
@@ -128,11 +128,10 @@ def test_the_gatherers_thread_does_one_thing_after_the_other() -> None:
     assert parts == pytest.approx({
         "TensorBoard": evaluations * 0.004,
         "rows into tables": evaluations * 0.001,
-        "syncs": (evaluations * 4 + checkpoints * 2) * 0.002,
         "rows from Ray": evaluations * 0.006,
         "exchanges": 29 / 999 * 0.4 + checkpoints * 3 * 0.001,
         "display": evaluations * 60e-6,
-        "commits": checkpoints * 0.005,
+        "commits": checkpoints * (0.005 + 6 * 0.002),  # the rows that came until then too
     })  # fmt: skip
     use = make_run().uses(30)["gatherer, its thread"]
     assert use.load == pytest.approx(sum(parts.values())) and use.capacity == 1
@@ -143,8 +142,8 @@ def test_the_gatherers_thread_does_one_thing_after_the_other() -> None:
 def test_a_store_costs_lines_and_puts_and_syncs_of_the_own_disk() -> None:
     evaluations, checkpoints = 30 / PERIOD_S, 30 / 300
     parts = make_run(has_url=True).thread(30)
-    assert parts["syncs"] == pytest.approx((evaluations * 4 + checkpoints * 2) * 0.0005)
-    assert parts["commits"] == pytest.approx(checkpoints * 0.005 + evaluations * 0.007)
+    commits = checkpoints * (0.005 + 6 * 0.0005)
+    assert parts["commits"] == pytest.approx(commits + evaluations * 0.007)
     assert parts["puts"] == pytest.approx(checkpoints * 2 * 0.03)
 
 
@@ -189,10 +188,9 @@ def test_times_are_of_loads_and_of_what_is_assumed() -> None:
     assert times["loss of a node, its blocks"] == pytest.approx(
         65 + 34 + 8 * block.whole_bytes / 1e9 + 150
     )
-    assert times["loss of a node, gatherer"] == pytest.approx(8 * rows * 2e-6)
-    assert times["block that begins late, gatherer"] == pytest.approx(rows * 1e-6)
+    assert times["loss of a node, gatherer"] == pytest.approx(rows * 2e-6 + 8 * rows * 1e-5 / 1000)
     assert times["new gatherer, opening"] == pytest.approx(rows * 1e-5)
-    assert times["new gatherer, its blocks"] == pytest.approx(1000 * rows * 2e-6)
+    assert times["new gatherer, its blocks"] == pytest.approx(rows * (2e-6 + 1e-5))
     assert times["new gatherer, reading"] == pytest.approx(block.whole_bytes / 1e6)
     assert run.open_bytes(1000) == pytest.approx(rows * 1000)
     hours = 16384 * 54 * 24 / 419
@@ -249,7 +247,7 @@ def measured_rows() -> list[dict[str, str]]:
         sizes, factor = {"evaluations": evaluations}, evaluations / 10
         for metric, value in (("rows_count", 80_000), ("open_s", 1.0), ("open_extra_mib", 100),
                               ("check_s", 0.125), ("truncate_s", 0.25), ("evaluations_s", 0.5),
-                              ("drop_s", 0.5), ("sort_s", 0.5)):  # fmt: skip
+                              ("drop_s", 0.5), ("drop_all_s", 0.75), ("sort_s", 0.5)):  # fmt: skip
             rows.append(measured_row("restart", metric, value * factor, 500, 2, **sizes))
     return rows
 
@@ -260,7 +258,7 @@ def test_costs_are_differences_of_what_was_measured() -> None:
     assert costs.tensorboard_s(8) == pytest.approx(0.040)
     assert costs.stored_rows_s(16) == pytest.approx((1 + 48 - 33) / 1e3)
     assert costs.stored_commit_s(16) == pytest.approx(16e-3)  # of one of eight evaluations
-    assert (costs.num_syncs, costs.sync_wall_s, costs.commit_syncs) == (4, 0.25e-3, 2)
+    assert (costs.round_syncs, costs.sync_wall_s, costs.commit_syncs) == (4, 0.25e-3, 2)
     assert costs.draw_s(1000, 2) == pytest.approx(0.020)
     assert costs.exchange_s == pytest.approx(1e-3)
     assert costs.message_s(16) == pytest.approx(1.6e-3)
@@ -269,8 +267,8 @@ def test_costs_are_differences_of_what_was_measured() -> None:
     assert costs.rows_per_lane == 240_000 / (500 * 2 * 30)
     assert costs.open_s_per_row == pytest.approx(3 / 240_000)
     assert costs.open_bytes_per_row == pytest.approx(300 * 2**20 / 240_000)
-    assert costs.stall_s_per_row == pytest.approx(3 * 0.875 / 240_000)
-    assert costs.begin_s_per_row == pytest.approx(3 * 0.25 / 240_000)
+    assert costs.drop_s_per_row == pytest.approx(3 * 0.75 / 240_000)
+    assert costs.goes_on_s_per_row == pytest.approx(3 * 0.875 / (240_000 / 500))
     assert math.fsum(costs.table_bytes.values()) == 2170
 
 

@@ -11,7 +11,7 @@ from fastanf.report.collected import read_runs
 from fastanf.report.lane_states import lane_states
 from fastanf.report.merging import collect_arms
 from fastanf.report.page import write_report
-from fastanf.rows import QuarantineRow, columns, csv_line, row_cells
+from fastanf.rows import QuarantineRow, columns, csv_line, row_lines
 from tests.report_runs import EVAL_FREQ, Page, run_lanes, without_drawing, write_run
 
 CAUSE = "critic loss is inf or nan at update 11,000 or before"
@@ -35,8 +35,8 @@ def stopped_run(path: Path, stops: Mapping[int, tuple[int, str, int]], **values)
         QuarantineRow(lane, step, step, cause, checkpoint_step)
         for lane, (step, cause, checkpoint_step) in stops.items()
     ]
-    cells = [columns(QuarantineRow), *map(row_cells, rows)]
-    (run / "quarantine.csv").write_text("".join(map(csv_line, cells)))
+    lines = [csv_line(columns(QuarantineRow)), *row_lines(rows)]
+    (run / "quarantine.csv").write_text("".join(lines))
     return run
 
 
