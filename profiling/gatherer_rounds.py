@@ -140,13 +140,13 @@ class RowsRound:
         before, tb_before = gatherer.table_bytes(), _folder_bytes(gatherer.path / "tb")
         wall_s = cpu_s = 0.0
         num = num_rounds = 0
+        gc.collect()  # once: other gatherers of this process have millions of objects
         while wall_s < seconds or not num:
             gatherer.step += EVAL_FREQ
             num_rounds += 1
             said = [
                 gatherer.speech.evaluation(block, gatherer.step) for block in range(self.num_spoken)
             ]
-            gc.collect()
             with syncs.counted():
                 took = timed(lambda said=said: self._handle(said))
             wall_s, cpu_s, num = wall_s + took.wall_s, cpu_s + took.cpu_s, num + len(said)
