@@ -33,11 +33,18 @@ class Plane:
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float, float]]) -> Plane:
-        """The plane of least squares through (N, L, value)."""
-        known = np.array([[1.0, lanes, blocks * lanes] for blocks, lanes, _ in points])
+        """The plane of least squares through (N, L, value), among those that nowhere sink."""
+        sizes = np.array([[1.0, lanes, blocks * lanes] for blocks, lanes, _ in points])
         values = np.array([value for *_, value in points])
-        found, *_ = np.linalg.lstsq(known, values, rcond=None)
-        return cls(*map(float, found))
+        used = [0, 1, 2]
+        while True:
+            found, *_ = np.linalg.lstsq(sizes[:, used], values, rcond=None)
+            rising = [n for n, slope in zip(used, found, strict=True) if n == 0 or slope >= 0]
+            if rising == used:
+                break
+            used = rising
+        of_size = dict(zip(used, map(float, found), strict=True))
+        return cls(*(of_size.get(number, 0.0) for number in range(3)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fastanf.cluster.mailbox import Answer, Message
 from fastanf.cluster.resources import Share
 from fastanf.cluster.worker import BlockTask
 
-MOST_EXCHANGES_PER_S = 250
+MOST_EXCHANGES_PER_S = 100
 """Of all workers together, while nothing happens: what a driver takes without being busy."""
 
 

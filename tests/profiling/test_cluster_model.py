@@ -70,6 +70,11 @@ def test_a_plane_goes_through_points_that_lie_in_one() -> None:
     assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(plane))
     assert found(10, 4) == pytest.approx(2 + 12 + 20)
     assert Plane(-5.0, 1.0, 0.0)(1, 2) == 0
+    sinking = Plane.through([(N, L, 2 + 3 * L - 1e-3 * N * L) for N, L, _ in points])
+    assert sinking.per_run_lane == 0 < sinking.per_lane
+    assert Plane.through([(1, 2, 5.0), (9, 4, 4.0), (9, 2, 4.0)]) == Plane(
+        pytest.approx(13 / 3), 0, 0
+    )
 
 
 def test_a_line_is_straight_between_points_and_goes_on_beyond_them() -> None:
@@ -183,7 +188,7 @@ def test_times_are_of_loads_and_of_what_is_assumed() -> None:
     times = run.times(1000, start_s=4.0)
     rows = 1000 * 2 * 10 * 8
     assert times["start"] == pytest.approx(1000 / 551 + 4 + 30)
-    assert times["wait of an exchange"] == 4.0
+    assert times["wait of an exchange"] == 10.0
     assert times["first checkpoint of all blocks"] == pytest.approx(block.first_bytes / 1e6)
     assert times["loss of a node, its blocks"] == pytest.approx(
         65 + 34 + 8 * block.whole_bytes / 1e9 + 150
