@@ -37,8 +37,8 @@ _LANE_BYTES = 16 * 1024
 _EVALUATION_BYTES, _TRAINING_BYTES, _TOPOLOGY_BYTES, _FEATURES_BYTES = 160, 200, 100, 100
 _NUM_STAGES, _STAGE_BYTES, _COLUMN_BYTES = 18, 260, 22
 """Stages of a profile at most, a row of stages.csv, and a stage's column of train.csv."""
-_SCALAR_BYTES = 72
-"""One of TensorBoard."""
+_SCALAR_BYTES = 48
+"""One of TensorBoard, with its part of the event that it is in."""
 _EVALUATION_SCALARS, _ROW_SCALARS = 11, 2
 """Of an evaluation and its row in train.csv; of a row in any other table."""
 
