@@ -173,7 +173,7 @@ def read_costs(rows: Sequence[Row] | None = None) -> Costs:
         ),
         open_s_per_row=restart["open_s"] / num_rows,
         open_bytes_per_row=restart["open_extra_mib"] * 2**20 / num_rows,
-        drop_s_per_row=max(restart["drop_s"], restart.get("drop_all_s", 0.0)) / num_rows,
+        drop_s_per_row=max(restart["drop_s"], restart["drop_all_s"]) / num_rows,
         goes_on_s_per_row=sum(restart[n] for n in ("check_s", "truncate_s", "evaluations_s"))
         / (num_rows / restart["blocks"]),
     )

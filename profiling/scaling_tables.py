@@ -107,8 +107,6 @@ def gatherer_sizes_table() -> str:
         figures = {row["metric"]: row for row in restart if int(row["evaluations"]) == evaluations}
         size = f"{float(figures['rows_count']['p50']):,.0f} rows"
         for metric, label in _RESTART:
-            if metric not in figures:
-                continue
             used.append(figures[metric])
             lines.append([f"{size}: {label}", _spread(figures[metric])])
     return markdown(["", "measured"], lines, used)
