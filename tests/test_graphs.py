@@ -27,7 +27,7 @@ if torch.cuda.is_available():
 
 from tests.recorded_graph import Recordings
 
-NUM_RANDOM_STEPS = 30
+NUM_RANDOM_STEPS = 15
 
 
 @pytest.fixture(autouse=True)
