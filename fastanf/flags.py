@@ -131,6 +131,8 @@ def _normalized(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
                 raise ValueError(f"{typed} takes no value, got {shown(value)}")
             spelled[name] = typed
             value = value if fixed is None else fixed
+            # argparse takes -- away wherever it stands, but not behind a blank.
+            value = " --" if value == "--" else value
             tokens.append(f"--{name}={value}" if is_joined or fixed is not None else f"--{name}")
         elif re.fullmatch(r"-[A-Za-z].*", token) and token != "-h" and not is_number(token):
             hint = did_you_mean(normalize(token), _all_flags())

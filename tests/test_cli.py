@@ -262,6 +262,8 @@ BAD_COMMANDS = [
     ("--activation srelu --act_func_args 1", "act_func_args", "threshold_right"),
     ("--act_func_per_neuron", "act_func_per_neuron", "srelu"),
     ("--plan=maybe", "--plan must be true or false", "got 'maybe'"),
+    ("--plan=--", "--plan must be true or false", "got '--'"),
+    ("--device=--", "device must be one of auto, cpu", "got '--'"),
     ("--no_plan=1", "--no_plan takes no value", "'1'"),
     ("--device tpu", "device must be one of auto, cpu", "got 'tpu'"),
     ("--wandb_mode sometimes", "--wandb_mode must be one of disabled", "got 'sometimes'"),
@@ -292,6 +294,10 @@ def test_bad_commands_end_with_one_line_and_leave_nothing(
     assert start in message
     assert more in message
     assert list(folder.iterdir()) == []
+
+
+def test_a_run_folder_may_be_called_as_argparse_ends_flags(folder: Path) -> None:
+    assert parse("--run_dir=--").run.run_dir == "--"
 
 
 def test_a_run_folder_that_exists_is_refused_with_resume(
