@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fastanf", "envs", "profiling")
 MJX_FILES = re.compile(r"envs/mjx_\w+\.py")
@@ -183,6 +185,10 @@ def project_files() -> list[Path]:
 FORBIDDEN = re.compile("|".join(("ses" + "sion", "issue" + " #", "/wo" + "rk/")), re.IGNORECASE)
 OTHERS_NAMES = re.compile(f'scope="{"ses" + "sion"}"|(Ses{"sion"}Log|ses{"sion"}_log)')
 """Of pytest and of TensorBoard."""
+
+
+def test_files_that_are_tested_first_are_there() -> None:
+    assert set(LONGEST) <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_words_of_the_workshop_do_not_appear() -> None:
